@@ -1,0 +1,62 @@
+"""Which columns a batch may carry, at which level, and after which stage of the loop they exist.
+
+The stages, in order: a *source* samples or reads sequences; *reward* scores them; *signal* runs models
+over them without gradient; *advantage* and *credit* say how much each token should move; *forward* is
+the policy's pass with gradient.  A part that needs a column of a later stage is refused when its method
+is composed (`unipo.method`), long before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STAGES = ("source", "reward", "signal", "advantage", "credit", "forward")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `level` is token, sequence, prompt or context; `kind` is tensor or object (a list)."""
+
+    name: str
+    level: str
+    stage: str
+    meaning: str
+    kind: str = "tensor"
+
+
+def _columns(*rows: tuple[str, str, str, str] | tuple[str, str, str, str, str]) -> dict[str, Column]:
+    return {row[0]: Column(*row) for row in rows}
+
+
+COLUMNS: dict[str, Column] = _columns(
+    ("context", "context", "source", "token ids of the prompt, once per prompt"),
+    ("tokens", "token", "source", "token ids after the prompt, exactly as sampled or read"),
+    ("trainable", "token", "source", "bool: the policy wrote this token (false for tool output)"),
+    ("behaviour_logp", "token", "source", "log-prob under the policy that sampled it, at the sampling temperature"),
+    ("behaviour_entropy", "token", "source", "entropy of the distribution it was sampled from, nats"),
+    ("version", "token", "source", "int: number of updates the sampling weights had seen"),
+    ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
+    ("sample_id", "sequence", "source", "int: unique in the run"),
+    ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
+    ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
+    ("row", "prompt", "source", "the data row (a dict)", "object"),
+    ("text", "sequence", "source", "decoded response, for rewards and people; never re-encoded", "object"),
+    ("answer", "prompt", "source", "ground-truth answer as text, or None", "object"),
+    ("extracted", "sequence", "reward", "final answer found in the response, or None", "object"),
+    ("score", "sequence", "reward", "the task's own score before weights and shaping (1 = right)"),
+    ("reward", "sequence", "reward", "total reward"),
+    ("scored", "sequence", "reward", "bool: the reward exists; others leave every statistic and the loss"),
+    ("old_logp", "token", "signal", "log-prob under the policy at the start of the update batch, no gradient"),
+    ("reference_logp", "token", "signal", "log-prob under the reference policy"),
+    ("evidence_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows the right answer"),
+    ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
+    ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
+    ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
+    ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
+    ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
+)
+
+
+def stage_of(name: str) -> str:
+    """The stage after which a known column exists; KeyError for an unknown one."""
+    return COLUMNS[name].stage
