@@ -26,7 +26,9 @@ Value = Tensor | list[Any]
 def _level_of(name: str, level: str | None, levels: Mapping[str, str]) -> str:
     known = COLUMNS[name].level if name in COLUMNS else levels.get(name)
     if known is None and level is None:
-        raise ConfigError(f"column {name!r} is new: say its level, with_columns(level='token'|'sequence'|..., {name}=...)")
+        raise ConfigError(
+            f"column {name!r} is new: say its level, with_columns(level='token'|'sequence'|..., {name}=...)"
+        )
     if known is not None and level is not None and known != level:
         raise ConfigError(f"column {name!r} belongs to level {known!r}, not {level!r}")
     return known or level or ""
@@ -50,7 +52,7 @@ class Batch:
     @staticmethod
     def of(layout: Layout, **columns: Value) -> Batch:
         """A batch of known columns (see `unipo.columns`)."""
-        return Batch(layout).with_columns(**columns)
+        return Batch(layout).with_columns(None, **columns)
 
     def with_columns(self, level: str | None = None, **columns: Value) -> Batch:
         """A new batch with these columns added or replaced; the row count of each is checked."""
@@ -171,7 +173,7 @@ class Batch:
             meta = json.loads((file.metadata() or {}).get("unipo_batch", "null"))
             if meta is None:
                 raise DataError(f"{path} is not a batch written by Batch.save")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
         layout = Layout(*(tensors.pop(f"layout.{name}") for name in _LAYOUT))
         return Batch(layout, tensors | meta["objects"], meta["levels"], meta["step"], meta["total_steps"])
 

@@ -52,6 +52,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
+    ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
 )

@@ -1,0 +1,11 @@
+"""The catalogue. Importing this package registers every method; order here is the order of `unipo methods`."""
+
+from unipo.methods import (  # noqa: F401  isort: skip
+    supervised,
+    reinforce,
+    grpo,
+    sequence,
+    weights,
+    evidence,
+    preference,
+)

@@ -1,0 +1,141 @@
+"""From scored sequences to a weighted loss: the model-free middle of the loop.
+
+`judge` turns rewards into per-token advantages, asking the models (through a `Scorer`) only for the columns
+some part reads.  `weigh` fixes every unit's weight on the whole update batch.  `loss` is then a plain sum, the
+same however the batch is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from unipo.batch import Batch
+from unipo.columns import COLUMNS
+from unipo.errors import ConfigError
+from unipo.method import Method
+from unipo.parts.part import Part, Scorer
+
+
+def with_mask(method: Method, batch: Batch) -> Batch:
+    """Add `mask`: trainable tokens of scored responses that every token or sequence selection keeps.
+
+    Prompt-level selections have already removed their prompts when the batch was collected.
+    """
+    mask: Tensor = batch.trainable
+    if batch.has("scored"):
+        mask = mask & batch.layout.to_tokens(batch.scored)
+    for part in method.selection:
+        if part.level == "sequence":
+            mask = mask & batch.layout.to_tokens(part(batch))
+        elif part.level == "token":
+            mask = mask & part(batch)
+    return batch.with_columns(None, mask=mask)
+
+
+def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> Batch:
+    """The batch with every signal column that `part` reads and that can exist now, each computed once."""
+    for need in part.needs:
+        if batch.has(need) or (need in COLUMNS and COLUMNS[need].stage != "signal"):
+            continue
+        signal = next((s for s in method.signals if need in s.adds), None)
+        if signal is None or not signal.active(batch):
+            continue
+        batch = provide(method, batch, signal, scorer)
+        if scorer is None:
+            raise ConfigError(f"{type(part).__name__} needs {need!r}, but no model was given to compute it")
+        batch = batch.with_columns(None, **signal(batch, scorer))
+    return batch
+
+
+def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
+    """Reward -> shaping -> advantage -> credit. Adds mask, (reward), sequence_advantage, advantage.
+
+    An offline method only gets its mask.  Tokens off the mask have advantage 0.
+    """
+    batch = with_mask(method, batch)
+    for shaping in method.shaping:
+        batch = provide(method, batch, shaping, scorer)
+        batch = batch.with_columns(None, reward=shaping(batch))
+    if method.advantage is None:
+        return batch
+    batch = provide(method, batch, method.advantage, scorer)
+    value = method.advantage(batch)
+    if method.advantage.level == "sequence":
+        batch = batch.with_columns(None, sequence_advantage=value)
+        value = batch.layout.to_tokens(value)
+    batch = batch.with_columns(None, advantage=torch.where(batch.mask, value, torch.zeros_like(value)))
+    for credit in method.credit:
+        batch = provide(method, batch, credit, scorer)
+        batch = batch.with_columns(None, advantage=credit(batch))
+    return batch
+
+
+def provide_for_loss(method: Method, batch: Batch, scorer: Scorer | None = None, skip: Sequence[str] = ()) -> Batch:
+    """Add the signal columns the loss terms read (`skip` names those that the forward pass will fill)."""
+    for term in method.terms:
+        lacking = [n for n in skip if n in term.objective.needs and not batch.has(n)]
+        held = batch.with_columns(None, **{n: torch.zeros(batch.layout.n_tokens) for n in lacking})
+        batch = provide(method, held, term.objective, scorer).without(*lacking)
+    return batch
+
+
+def weigh(method: Method, batch: Batch) -> Batch:
+    """Add column `weight.K` for each term K: the weight of every unit, counted over this whole batch."""
+    for k, term in enumerate(method.terms):
+        level = term.objective.level
+        batch = batch.with_columns(level, **{f"weight.{k}": term.average.weights(batch, level)})
+    return batch
+
+
+def required_tokens(method: Method, batch: Batch) -> Tensor:
+    """[T] bool: tokens whose log-prob can receive gradient from some term. The rest is never computed."""
+    layout = batch.layout
+    required = torch.zeros(layout.n_tokens, dtype=torch.bool, device=batch.tokens.device)
+    for k, term in enumerate(method.terms):
+        alive: Tensor = getattr(batch, f"weight.{k}") != 0
+        if term.objective.level == "prompt":
+            alive = layout.to_sequences(alive)
+        if term.objective.level in ("prompt", "sequence"):
+            alive = layout.to_tokens(alive)
+        required |= alive & term.objective.active(batch)
+    return required
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: scalar with gradient.  terms: detached value of each term, coefficient included."""
+
+    total: Tensor
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+def loss(method: Method, batch: Batch) -> Loss:
+    """Sum over terms and units of coefficient * weight * loss. Needs live columns (`logp`, ...) and `weigh`ed.
+
+    Without `old_logp` the batch is at its first and only update, where the old policy is the current one.
+    """
+    if not batch.has("old_logp"):
+        batch = batch.with_columns(None, old_logp=batch.logp.detach())
+    total = torch.zeros((), dtype=torch.float64, device=batch.logp.device)
+    terms: dict[str, float] = {}
+    for k, term in enumerate(method.terms):
+        values = term.objective(batch)
+        weight: Tensor = getattr(batch, f"weight.{k}")
+        value = term.coefficient * (torch.where(weight != 0, values, torch.zeros_like(values)) * weight).sum()
+        name = type(term.objective).__name__
+        terms[name] = terms.get(name, 0.0) + float(value.detach())
+        total = total + value.to(total.dtype)
+    return Loss(total, terms)
+
+
+def remember(method: Method, batch: Batch) -> Batch:
+    """The batch with every stateful part's memory updated from it."""
+    states = dict(batch.states)
+    for _, part in method.parts:
+        if part.state_key is not None:
+            states[part.state_key] = part.remember(batch)
+    return replace(batch, states=states)

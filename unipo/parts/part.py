@@ -1,0 +1,181 @@
+"""What a part is: a frozen dataclass with one pure call, that says which columns it reads and adds.
+
+A part keeps nothing between calls.  What must survive from one update to the next (a running baseline, an
+adaptive coefficient) is returned by `remember` and arrives again as `batch.states[key]`; the loop saves it in
+checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from unipo.batch import Batch
+
+# Beyond +-20 a ratio of probabilities is no longer information (e^20 = 5e8), and e^89 overflows float32.
+LOG_RATIO_LIMIT = 20.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Base of every part.
+
+    needs: columns read (a property where it depends on the settings).  adds: columns made.
+    formula: the exact formula with this part's settings filled in.  source: paper or code it follows.
+    """
+
+    adds: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+    smallest_group: ClassVar[int] = 1
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """Providers of needed columns that this part brings along."""
+        return ()
+
+    def formula(self) -> str:
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def state_key(self) -> str | None:
+        """Name under which this part's memory is kept; None for a part without memory."""
+        return None
+
+    def remember(self, batch: Batch) -> Mapping[str, Any]:
+        """The memory after this update batch, given `batch.states.get(key)` from before it."""
+        raise NotImplementedError
+
+
+class Scorer(Protocol):
+    """What a signal may ask of the models. Implemented by `unipo.policy`; no gradient flows."""
+
+    def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
+        """[T] log-prob of `batch.tokens` after `batch.context` under 'policy' or 'reference' weights."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, without special tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class Signal(Part):
+    """Fills columns by running models over a batch without gradient."""
+
+    def active(self, batch: Batch) -> bool:
+        """False when nothing will read the columns at this step, so the passes can be saved."""
+        return True
+
+    def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Shaping(Part):
+    """Reward to reward. Returns [S]."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Selection(Part):
+    """Which prompts, sequences or tokens take part. Returns a bool column of `level`.
+
+    refill: a dropped prompt is replaced by sampling further prompts, at most `rounds` times.
+    """
+
+    level: ClassVar[str] = "prompt"
+    refill: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Advantage(Part):
+    """How much better than expected. Returns one value per unit of `level`: 'sequence' [S] or 'token' [T]."""
+
+    level: ClassVar[str] = "sequence"
+
+    def __call__(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Credit(Part):
+    """Redistributes `batch.advantage` over tokens. Returns [T]."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An objective's gradient in the terms of the unified estimator (arXiv 2509.04419), per token:
+
+        d loss_t / d logp_t = - mask_t * ratio_t * advantage_t,   ratio = policy / reference policy
+
+    before averaging.  mask, ratio, advantage: [T], detached.
+    """
+
+    mask: Tensor
+    ratio: Tensor
+    advantage: Tensor
+
+    @property
+    def gradient(self) -> Tensor:
+        """[T] d loss / d logp with zero, not 0*inf, wherever the mask is 0."""
+        return torch.where(self.mask != 0, -self.mask * self.ratio * self.advantage, torch.zeros_like(self.ratio))
+
+
+@dataclass(frozen=True)
+class Objective(Part):
+    """A loss per unit, before averaging.
+
+    level: 'token', 'sequence' or 'prompt': the unit a value belongs to; a unit is never split between
+    micro-batches.  The call returns one value per unit; the method's average turns them into one number.
+    """
+
+    level: ClassVar[str] = "token"
+
+    def __call__(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def active(self, batch: Batch) -> Tensor:
+        """[T] bool: tokens whose log-prob can receive gradient. Others are never computed."""
+        mask: Tensor = batch.mask
+        return mask
+
+    def pieces(self, batch: Batch) -> Pieces:
+        raise NotImplementedError(f"{type(self).__name__} does not factor into mask, ratio and advantage")
+
+
+@dataclass(frozen=True)
+class Regulariser(Objective):
+    """A loss term with its own coefficient, averaged like the main objective. A coefficient of 0 removes it."""
+
+    @property
+    def coefficient(self) -> float:
+        raise NotImplementedError
+
+
+def log_ratio(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """log(pi_new / pi_old) where `mask`, 0 elsewhere; clamped to +-20. new, old: [T], mask: [T] bool.
+
+    Selected before the clamp and long before exp: a masked token may have an infinite ratio without
+    0 * inf = nan reaching the loss or its gradient.
+    """
+    difference = torch.where(mask, new - old, torch.zeros_like(new))
+    return difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
