@@ -24,16 +24,18 @@ def segment_sum(x: Tensor, segment: Tensor, segments: int) -> Tensor:
 
 
 def segment_extreme(x: Tensor, segment: Tensor, segments: int, largest: bool) -> Tensor:
-    """Largest (or smallest) row per segment; -inf (+inf) for an empty one. x: [n]. Returns [segments]."""
-    empty = float("-inf") if largest else float("inf")
+    """Largest (or smallest) row per segment; the dtype's lowest (highest) value for an empty one. x: [n]."""
+    info = torch.finfo(x.dtype) if x.dtype.is_floating_point else torch.iinfo(x.dtype)
+    empty = (float("-inf") if largest else float("inf")) if x.dtype.is_floating_point else info.min if largest else info.max
     out = torch.full((segments,), empty, dtype=x.dtype, device=x.device)
     return out.scatter_reduce(0, segment, x, reduce="amax" if largest else "amin", include_self=True)
 
 
 def _as_lengths(x: Tensor | Sequence[int], name: str) -> Tensor:
-    lengths = torch.as_tensor(x, dtype=torch.int64)
-    if lengths.dim() != 1 or bool((lengths < 0).any()):
-        raise ValueError(f"{name} must be one non-negative integer each, got {lengths.tolist()}")
+    given = torch.as_tensor(x)
+    lengths = given.to(torch.int64)
+    if lengths.dim() != 1 or bool((lengths < 0).any()) or bool((lengths != given).any()):
+        raise ValueError(f"{name} must be one non-negative integer each, got {given.tolist()}")
     return lengths
 
 
@@ -172,13 +174,27 @@ class Layout:
         self._check(x_t, "token")
         return segment_extreme(x_t, self.token_seq, self.n_sequences, largest=True)
 
-    def seq_suffix_sum(self, x_t: Tensor) -> Tensor:
-        """Reward-to-go: at each token the sum of x over it and all later tokens of its sequence. [T] -> [T]."""
-        running = x_t.to(torch.float64).cumsum(0)
-        totals = self.seq_sum(x_t.to(torch.float64))
-        ended_before = totals.cumsum(0) - totals
-        upto_here = running - ended_before[self.token_seq]
-        return (totals[self.token_seq] - upto_here + x_t).to(x_t.dtype)
+    def seq_suffix_sum(self, x_t: Tensor, decay_t: Tensor | None = None) -> Tensor:
+        """Reward-to-go inside each sequence: G_t = x_t + decay_t G_{t+1}, 0 past the end. [T] -> [T].
+
+        decay_t: [T] in [0, 1], default 1.  Spans of 1, 2, 4, ... tokens are joined, log2(longest) rounds, so
+        that nothing is subtracted or divided: one sequence's size or infinity never reaches another.
+        """
+        self._check(x_t, "token")
+        exact = torch.float64 if x_t.is_floating_point() else torch.int64
+        total = x_t.to(exact)
+        carry = torch.ones_like(total) if decay_t is None else decay_t.to(exact)
+        later = self.seq_lengths[self.token_seq] - 1 - self.token_position
+        index = torch.arange(self.n_tokens, device=self.device)
+        longest = int(self.seq_lengths.max()) if self.n_sequences else 0
+        reach = 1
+        while reach < longest:
+            inside = later >= reach
+            partner = (index + reach).clamp(max=self.n_tokens - 1)
+            total = total + torch.where(inside, carry * total[partner], torch.zeros_like(total))
+            carry = torch.where(inside, carry * carry[partner], torch.zeros_like(carry))
+            reach *= 2
+        return total.to(x_t.dtype)
 
     # -- over the sequences of a prompt -------------------------------------------------------
     def group_sum(self, x_s: Tensor, where: Tensor | None = None) -> Tensor:

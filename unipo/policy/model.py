@@ -1,0 +1,305 @@
+"""The policy: a `transformers` causal language model that scores packed batches.
+
+Loading goes through `AutoModelForCausalLM`; the model's own layers run unchanged, with attention replaced
+through `transformers`' attention interface and the output layer through `unipo.policy.head`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import logging as hf_logging
+
+from unipo.batch import Batch
+from unipo.errors import ConfigError, DataError, MissingExtra
+from unipo.policy import attention
+from unipo.policy.head import HeadSpec, linear_logp
+from unipo.policy.packing import Plan, make_plan
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank adapters (peft). rank 0 trains all weights. targets: module names, or 'all-linear'."""
+
+    rank: int = 0
+    alpha: int = 32
+    targets: str = "all-linear"
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """How the policy is loaded and computed.
+
+    model: a directory, or a Hugging Face id (downloaded by transformers if it is not in its cache).
+    compute: 'float32', or 'bfloat16' for autocast with float32 weights.  reference: 'frozen' copy of the start,
+    'adapter-off' (LoRA only), 'ema' of the policy, or a model path.  checkpointing: recompute activations in the
+    backward.  micro_tokens: packed positions per forward and backward; 0 is no limit.
+    """
+
+    model: str = ""
+    weights: str = "float32"
+    compute: str = "float32"
+    lora: LoraSpec = LoraSpec()
+    reference: str = "auto"
+    reference_decay: float = 0.99
+    checkpointing: bool = False
+    micro_tokens: int = 0
+    device: str = "auto"
+
+
+class Policy:
+    """A model, its tokenizer and, if asked for, its reference. Implements `unipo.parts.part.Scorer`."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, spec: PolicySpec | None = None, temperature: float = 1.0):
+        self.spec = spec or PolicySpec()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.reference: nn.Module | None = None
+        self.updates = 0
+        for dtype in (self.spec.weights, self.spec.compute):
+            if dtype not in DTYPES:
+                raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        prepare(self.causal)
+        if self.spec.checkpointing:
+            self.causal.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.train()
+
+    # -- structure -------------------------------------------------------------------------------
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The `transformers` model inside the adapters."""
+        return causal_of(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def adapted(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    @property
+    def context_window(self) -> int:
+        config = self.causal.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31)
+
+    # -- scoring ---------------------------------------------------------------------------------
+    def columns(self, batch: Batch, required: Tensor, entropy: bool = False) -> dict[str, Tensor]:
+        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required."""
+        plan = make_plan(batch, required)
+        logp, ent = self._score(self.model, plan, entropy)
+        filled = {"logp": torch.zeros(batch.layout.n_tokens, dtype=logp.dtype, device=logp.device)}
+        filled["logp"] = filled["logp"].index_copy(0, plan.required, logp)
+        if entropy:
+            filled["entropy"] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, ent)
+        return filled
+
+    @torch.no_grad()
+    def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
+        """[T] log-prob of every token under 'policy' or 'reference' weights, no gradient."""
+        out = torch.zeros(batch.layout.n_tokens, device=batch.tokens.device)
+        done = 0
+        with self._weights(weights) as model:
+            for piece in batch.split_by_tokens(self.spec.micro_tokens or None):
+                value, _ = self._score(model, make_plan(piece), False)
+                out = out.to(value.dtype)
+                out[done : done + len(value)] = value
+                done += len(value)
+        return out
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+        causal = causal_of(model)
+        if plan.longest > self.context_window:
+            raise DataError(
+                f"a sequence needs {plan.longest} positions, the model has {self.context_window}: "
+                "shorten prompts (--max-prompt) or responses (--max-tokens)"
+            )
+        with self._autocast():
+            hidden = backbone_hidden(causal, plan)
+        weight, bias = head_weight(causal)
+        spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
+        if self.spec.compute == "bfloat16":
+            spec = replace(spec, compute=torch.bfloat16)
+        return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.spec.compute != "bfloat16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # -- reference -------------------------------------------------------------------------------
+    def make_reference(self) -> None:
+        """Set up the reference policy from the present weights, as `spec.reference` says."""
+        kind = self.spec.reference
+        if kind == "auto":
+            kind = "adapter-off" if self.adapted else "frozen"
+        if kind == "adapter-off":
+            if not self.adapted:
+                raise ConfigError("reference 'adapter-off' needs LoRA; use 'frozen', 'ema' or a model path")
+            self.reference = None
+        elif kind in ("frozen", "ema"):
+            self.reference = copy.deepcopy(self.model).requires_grad_(False).eval()
+        else:
+            self.reference = load_model(kind, DTYPES[self.spec.weights], str(self.device)).requires_grad_(False)
+            prepare(causal_of(self.reference))
+
+    def update_reference(self) -> None:
+        """After an optimiser step: move an EMA reference towards the policy; nothing for the other kinds."""
+        if self.spec.reference != "ema" or self.reference is None:
+            return
+        keep = self.spec.reference_decay
+        with torch.no_grad():
+            for old, new in zip(self.reference.parameters(), self.model.parameters(), strict=True):
+                old.lerp_(new, 1 - keep)
+
+    @contextlib.contextmanager
+    def _weights(self, weights: str) -> Iterator[nn.Module]:
+        if weights == "policy":
+            yield self.model
+        elif weights != "reference":
+            raise ConfigError(f"weights are 'policy' or 'reference', not {weights!r}")
+        elif self.reference is not None:
+            yield self.reference
+        elif self.adapted:
+            with self.model.disable_adapter():  # type: ignore[operator]
+                yield self.model
+        else:
+            raise ConfigError("this policy has no reference: call make_reference() before training starts")
+
+    # -- storing ---------------------------------------------------------------------------------
+    def save(self, folder: Path) -> None:
+        """Write model (or adapter) and tokenizer so that plain `transformers` (or peft) loads them."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+def causal_of(model: nn.Module) -> PreTrainedModel:
+    """The causal language model inside a peft wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[return-value,operator]
+
+
+def prepare(causal: PreTrainedModel) -> None:
+    """Switch to packed attention and switch dropout off: with dropout every ratio is noise."""
+    causal.set_attn_implementation(attention.NAME)
+    causal.eval()
+    for module in causal.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_pdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def backbone_hidden(causal: PreTrainedModel, plan: Plan) -> Tensor:
+    """[N, d] last hidden states of the packed row."""
+    body = causal.base_model
+    if body is causal:
+        raise ConfigError(f"{type(causal).__name__} has no separate backbone; unipo needs a ...ForCausalLM model")
+    out = body(
+        input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False, unipo_plan=plan, return_dict=True
+    )
+    hidden: Tensor = out.last_hidden_state
+    return hidden[0]
+
+
+def head_spec(config: Any) -> HeadSpec:
+    """Logit scaling and soft-capping as this architecture's own forward does them."""
+    text = config.get_text_config()
+    scale = float(getattr(text, "logit_scale", 1.0) or 1.0) / float(getattr(text, "logits_scaling", 1.0) or 1.0)
+    return HeadSpec(softcap=getattr(text, "final_logit_softcapping", None), scale=scale)
+
+
+def head_weight(causal: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """([V, d] weight, [V] bias or None) of the output layer, adapters on it included."""
+    head: Any = causal.get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"{type(causal).__name__} has no output embeddings")
+    if not hasattr(head, "base_layer"):
+        return head.weight, getattr(head, "bias", None)
+    weight = head.base_layer.weight
+    for name in head.active_adapters if not head.disable_adapters else ():
+        if name in head.lora_A:
+            weight = weight + head.scaling[name] * (head.lora_B[name].weight @ head.lora_A[name].weight)
+    return weight, getattr(head.base_layer, "bias", None)
+
+
+def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A causal language model from a directory or hub id. Remote code is never run."""
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ConfigError(f"{path} holds no weights (*.safetensors); it contains: {_listing(folder)}")
+    if not folder.exists() and path.count("/") != 1:
+        raise ConfigError(f"model {path!r} is neither a directory nor a Hugging Face id (organisation/name)")
+    before = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
+    finally:
+        if before:
+            hf_logging.enable_progress_bar()
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+def _listing(folder: Path) -> str:
+    return ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+
+
+def load_policy(spec: PolicySpec, temperature: float = 1.0) -> Policy:
+    """Load model and tokenizer, wrap adapters, check that the vocabulary fits."""
+    if spec.weights not in DTYPES:
+        raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
+    device = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    model: nn.Module = load_model(spec.model, DTYPES[spec.weights], device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a tokenizer from {spec.model!r}: {error}") from error
+    rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"the tokenizer of {spec.model!r} has {len(tokenizer)} tokens but the model embeds {rows}: "
+            "they do not belong together, or the embeddings must be resized first"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer of {spec.model!r} has no end token, so no response could ever end")
+    if spec.lora.rank:
+        model = add_lora(model, spec.lora)
+    return Policy(model, tokenizer, spec, temperature)
+
+
+def add_lora(model: nn.Module, lora: LoraSpec) -> nn.Module:
+    """Wrap in peft's LoRA; only the adapters are trained."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtra("peft", "lora", "training adapters") from error
+    targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type,no-any-return]

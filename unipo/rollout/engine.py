@@ -1,0 +1,109 @@
+"""What an engine is: token ids in, token ids out, with the exact log-probability of every sampled token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from unipo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The distribution that is sampled, shared by sampler and trainer.
+
+    temperature 0 is greedy.  top_k 0 and top_p 1 leave the distribution whole; anything else truncates it, which
+    is refused for training (ratios would be off by the kept mass) and recorded exactly for evaluation.
+    max_tokens: budget of a response, end token included.  stop: texts that end a response (they stay in it).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0 or self.max_tokens < 1:
+            raise ConfigError(
+                f"sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and max_tokens >= 1; got {self}"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Is the full distribution sampled, so that its log-probs are the policy's?"""
+        return self.temperature > 0 and self.top_k == 0 and self.top_p == 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """n responses to one prompt. seed: with the sample's number it fixes every random choice."""
+
+    prompt: Sequence[int]
+    n: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response. tokens, logp, entropy: [length]; truncated: the budget ended it, not an end token."""
+
+    tokens: Tensor
+    logp: Tensor
+    entropy: Tensor
+    truncated: bool
+
+
+@dataclass
+class EngineStats:
+    """Counted during one `generate`. steps: decoding steps; positions: rows forwarded; prompts: prefilled tokens."""
+
+    steps: int = 0
+    positions: int = 0
+    prompts: int = 0
+    seconds: float = 0.0
+    sampled: int = 0
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Generates. `exact`: its log-probs equal the trainer's to float noise, so none need recomputing."""
+
+    exact: bool
+    stats: EngineStats
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[list[Rollout]]:
+        """One list of n rollouts per request, in order. progress is called with the number of finished responses."""
+        ...
+
+    def sync(self) -> None:
+        """Take over the policy's present weights."""
+        ...
+
+
+@dataclass
+class Draft:
+    """A response being written."""
+
+    request: int
+    sample: int
+    seed: int
+    tokens: list[int] = field(default_factory=list)
+    logp: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    done: bool = False
+    truncated: bool = False
+
+    def finish(self) -> Rollout:
+        return Rollout(
+            torch.tensor(self.tokens, dtype=torch.int64),
+            torch.tensor(self.logp, dtype=torch.float32),
+            torch.tensor(self.entropy, dtype=torch.float32),
+            self.truncated,
+        )

@@ -1,0 +1,76 @@
+"""Choosing the next token, reproducibly and independent of who else is in the batch.
+
+Every choice uses one uniform number that depends only on (seed of the response, position), so a response does not
+change when rows are refilled, compacted or spread over ranks, up to float noise in the logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unipo.rollout.engine import Sampling
+
+_MULTIPLY_1 = -0x40A7B892E31B1A47  # 0xbf58476d1ce4e5b9 as a signed 64-bit integer
+_MULTIPLY_2 = -0x6B2FB644ECCEEE15  # 0x94d049bb133111eb
+_GAMMA = -0x61C8864680B583EB  # 0x9e3779b97f4a7c15
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of signed 64-bit integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser: int64 -> int64, well mixed (Steele, Lea, Flood 2014)."""
+    x = (x ^ _shift(x, 30)) * _MULTIPLY_1
+    x = (x ^ _shift(x, 27)) * _MULTIPLY_2
+    return x ^ _shift(x, 31)
+
+
+def uniform(seed: Tensor, position: Tensor) -> Tensor:
+    """Float64 in [0, 1) from (seed, position). Both int64, same shape."""
+    bits = mix(mix(seed + _GAMMA) + (position + 1) * _GAMMA)
+    return _shift(bits, 11).to(torch.float64) * 2.0**-53
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed of response number `sample` of a request."""
+    return int(mix(torch.tensor(seed * 1_000_003 + sample + 1)))
+
+
+def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits with what top-k and top-p cut off at -inf. logits: [n, V]; always keeps the likeliest token."""
+    if sampling.top_k and sampling.top_k < logits.shape[-1]:
+        bound = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < bound, float("-inf"))
+    if sampling.top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        cut = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(cut, float("-inf"))
+    return logits
+
+
+def choose(logits: Tensor, sampling: Sampling, seed: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample one token per row. logits: [n, V] float32 or wider, before temperature; destroyed.
+
+    Returns (token [n] int64, log-prob [n], entropy [n] nats) of the distribution actually sampled, truncation
+    included.  Greedy choices have log-prob 0 and entropy 0.
+    """
+    if sampling.temperature == 0:
+        zero = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
+        return logits.argmax(-1), zero, zero
+    z = logits if sampling.temperature == 1.0 else logits.div_(sampling.temperature)
+    if not sampling.whole:
+        z = truncate(z, sampling)
+    lse = z.logsumexp(-1, keepdim=True)
+    p = (z - lse).exp_()
+    running = p.cumsum(-1)
+    # Scaled by the total, so that rounding in the running sum cannot point past the last token; a token of zero
+    # probability leaves the sum where it was and is never the first to exceed u.
+    u = uniform(seed, position).to(running.dtype).unsqueeze(-1) * running[:, -1:]
+    token = torch.searchsorted(running, u, right=True).clamp_(max=z.shape[-1] - 1)
+    logp = (z.gather(-1, token) - lse).squeeze(-1)
+    entropy = lse.squeeze(-1) - torch.where(p > 0, p * z, torch.zeros_like(p)).sum(-1)
+    return token.squeeze(-1), logp, entropy
