@@ -155,14 +155,25 @@ class Batch:
         return replace(self, layout=self.layout.to(device), columns=columns)
 
     def save(self, path: str | Path) -> None:
-        """Write tensors and objects to one safetensors file (objects as JSON in its metadata)."""
+        """Write tensors, objects and states to one safetensors file (the last two as JSON in its metadata).
+
+        Raises DataError for an object or state that JSON cannot hold; tuples come back as lists.
+        """
         from safetensors.torch import save_file
 
-        tensors = {k: v.detach().contiguous() for k, v in self.columns.items() if isinstance(v, Tensor)}
+        # Cloned because one tensor may stand in two columns, and safetensors refuses shared memory.
+        tensors = {k: v.detach().clone().contiguous() for k, v in self.columns.items() if isinstance(v, Tensor)}
         objects = {k: v for k, v in self.columns.items() if not isinstance(v, Tensor)}
-        tensors |= {f"layout.{name}": getattr(self.layout, name).contiguous() for name in _LAYOUT}
-        meta = {"levels": dict(self.levels), "objects": objects, "step": self.step, "total_steps": self.total_steps}
-        save_file(tensors, str(path), metadata={"unipo_batch": json.dumps(meta)})
+        tensors |= {f"layout.{name}": getattr(self.layout, name).clone().contiguous() for name in _LAYOUT}
+        states = {key: dict(state) for key, state in self.states.items()}
+        meta = {"levels": dict(self.levels), "step": self.step, "total_steps": self.total_steps}
+        for name, value in (*objects.items(), ("states", states)):
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"cannot save {name!r} of this batch as JSON: {error}") from error
+        text = json.dumps(meta | {"objects": objects, "states": states})
+        save_file(tensors, str(path), metadata={"unipo_batch": text})
 
     @staticmethod
     def load(path: str | Path) -> Batch:
@@ -175,7 +186,8 @@ class Batch:
                 raise DataError(f"{path} is not a batch written by Batch.save")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
         layout = Layout(*(tensors.pop(f"layout.{name}") for name in _LAYOUT))
-        return Batch(layout, tensors | meta["objects"], meta["levels"], meta["step"], meta["total_steps"])
+        columns = tensors | meta["objects"]
+        return Batch(layout, columns, meta["levels"], meta["step"], meta["total_steps"], meta["states"])
 
 
 _LAYOUT = ("seq_lengths", "group_sizes", "context_lengths")

@@ -47,7 +47,8 @@ def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> 
         batch = provide(method, batch, signal, scorer)
         if scorer is None:
             raise ConfigError(f"{type(part).__name__} needs {need!r}, but no model was given to compute it")
-        batch = batch.with_columns(None, **signal(batch, scorer))
+        for name, column in signal(batch, scorer).items():
+            batch = batch.with_columns(None if name in COLUMNS else signal.level, **{name: column})
     return batch
 
 
@@ -70,7 +71,8 @@ def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
     batch = batch.with_columns(None, advantage=torch.where(batch.mask, value, torch.zeros_like(value)))
     for credit in method.credit:
         batch = provide(method, batch, credit, scorer)
-        batch = batch.with_columns(None, advantage=credit(batch))
+        value = credit(batch)
+        batch = batch.with_columns(None, advantage=torch.where(batch.mask, value, torch.zeros_like(value)))
     return batch
 
 

@@ -26,7 +26,9 @@ def segment_sum(x: Tensor, segment: Tensor, segments: int) -> Tensor:
 def segment_extreme(x: Tensor, segment: Tensor, segments: int, largest: bool) -> Tensor:
     """Largest (or smallest) row per segment; the dtype's lowest (highest) value for an empty one. x: [n]."""
     info = torch.finfo(x.dtype) if x.dtype.is_floating_point else torch.iinfo(x.dtype)
-    empty = (float("-inf") if largest else float("inf")) if x.dtype.is_floating_point else info.min if largest else info.max
+    empty = (
+        (float("-inf") if largest else float("inf")) if x.dtype.is_floating_point else info.min if largest else info.max
+    )
     out = torch.full((segments,), empty, dtype=x.dtype, device=x.device)
     return out.scatter_reduce(0, segment, x, reduce="amax" if largest else "amin", include_self=True)
 

@@ -166,8 +166,12 @@ class Method:
     def bound_to(self, max_tokens: int) -> Method:
         """With lengths left open by the composition (0) filled in from the run's generation budget."""
         changes: dict[str, Any] = {}
-        if isinstance(self.average, ConstantNormaliser) and not self.average.length:
-            changes["average"] = replace(self.average, length=max_tokens)
+        average = _bound(self.average, max_tokens)
+        if average != self.average:
+            changes["average"] = average
+        extra = tuple(replace(t, average=_bound(t.average, max_tokens)) for t in self.extra)
+        if extra != self.extra:
+            changes["extra"] = extra
         if any(isinstance(s, SoftOverlong) and not s.limit for s in self.shaping):
             changes["shaping"] = tuple(
                 replace(s, limit=max_tokens) if isinstance(s, SoftOverlong) and not s.limit else s for s in self.shaping
@@ -181,13 +185,23 @@ class Method:
         rows += [("signal", s.formula()) for s in self.signals]
         rows += [(name, part.formula()) for name, part in self.parts if name == "credit"]
         rows += [("loss", self.objective.formula())]
-        rows += [("regulariser", r.formula()) for r in self.regularisers if r.coefficient]
+        for r in (r for r in self.regularisers if r.coefficient):
+            own = self._average_of(r)
+            rows += [("regulariser", r.formula() + ("" if own == self.average else f";  {own.formula()}"))]
         rows += [
-            ("extra loss", f"+ {t.coefficient:g} * {t.objective.formula()}; {t.average.formula()}") for t in self.extra
+            ("extra loss", f"+ {t.coefficient:g} * {t.objective.formula()}; {t.average.formula()}")
+            for t in self.extra
+            if t.coefficient
         ]
         rows += [("average", self.average.formula() + "   (counted over the whole update batch)")]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _bound(average: Average, max_tokens: int) -> Average:
+    """The same average, with a constant that was left open set to the generation budget."""
+    left_open = isinstance(average, ConstantNormaliser) and not average.length
+    return ConstantNormaliser(length=max_tokens) if left_open else average
 
 
 def _parts(method: Method) -> Iterator[tuple[str, Part]]:
@@ -200,7 +214,7 @@ def _parts(method: Method) -> Iterator[tuple[str, Part]]:
     yield "objective", method.objective
     yield "average", method.average
     yield from (("regularisers", part) for part in method.regularisers if part.coefficient)
-    for term in method.extra:
+    for term in (t for t in method.extra if t.coefficient):
         yield "extra", term.objective
         yield "extra", term.average
 
@@ -237,6 +251,11 @@ def _validate(method: Method) -> None:
         limit = STAGES.index(_FIELD_STAGE.get(name, "forward"))
         for need in part.needs:
             known = COLUMNS.get(need)
+            if name == "selection" and need not in method.source.adds and (need in signal_columns or need == "mask"):
+                raise ConfigError(
+                    f"{where}: {type(part).__name__} (selection) needs column {need!r}, but selection comes before "
+                    f"any signal is computed; select by what the source or the rewards give"
+                )
             if need in adds or need in signal_columns:
                 continue
             if known is None:
@@ -260,16 +279,21 @@ def _validate(method: Method) -> None:
                 f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
                 f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
             )
-    prompt_level = method.objective.level == "prompt"
-    if prompt_level != isinstance(method.average, GroupMean):
+    for term in method.terms:
+        _validate_average(where, term)
+
+
+def _validate_average(where: str, term: Term) -> None:
+    unit, objective, average = term.objective.level, type(term.objective).__name__, type(term.average).__name__
+    if (unit == "prompt") != isinstance(term.average, GroupMean):
         raise ConfigError(
-            f"{where}: {type(method.objective).__name__} gives one loss per {method.objective.level}, which "
-            f"{type(method.average).__name__} does not average; use {'GroupMean()' if prompt_level else 'TokenMean() or SequenceMean()'}"
+            f"{where}: {objective} gives one loss per {unit}, which {average} does not average; "
+            f"use {'GroupMean()' if unit == 'prompt' else 'TokenMean() or SequenceMean()'}"
         )
-    if method.objective.level == "sequence" and not isinstance(method.average, SequenceMean):
+    if unit == "sequence" and not isinstance(term.average, SequenceMean):
         raise ConfigError(
-            f"{where}: {type(method.objective).__name__} gives one loss per response; {type(method.average).__name__} "
-            "would weigh it by its length. Use SequenceMean()"
+            f"{where}: {objective} gives one loss per response; {average} would weigh it by its length. "
+            "Use SequenceMean()"
         )
 
 

@@ -29,6 +29,8 @@ def from_padded(
     real, prompt_real = response_mask.bool(), prompt_mask.bool()
     n = len(response_ids)
     sizes = torch.ones(n, dtype=torch.int64) if group_sizes is None else torch.as_tensor(group_sizes)
+    if int(sizes.sum()) != n or bool((sizes < 1).any()):
+        raise ValueError(f"group_sizes {sizes.tolist()} must be at least 1 each and add up to the {n} rows")
     leaders = sizes.cumsum(0) - sizes
     contexts = [prompt_ids[i][prompt_real[i]] for i in range(n)]
     for leader, size in zip(leaders.tolist(), sizes.tolist(), strict=True):
@@ -38,7 +40,8 @@ def from_padded(
     firsts = [contexts[i] for i in leaders.tolist()]
     layout = Layout.of(real.sum(1), sizes, torch.tensor([len(c) for c in firsts]))
     learn = real if trainable is None else trainable.bool()
-    batch = Batch.of(layout, context=torch.cat(firsts), tokens=response_ids[real], trainable=learn[real])
+    context = torch.cat(firsts) if firsts else prompt_ids.new_zeros(0)
+    batch = Batch.of(layout, context=context, tokens=response_ids[real], trainable=learn[real])
     for name, value in token_columns.items():
         batch = batch.with_columns("token", **{name: value[real]})
     return batch
@@ -48,8 +51,8 @@ def to_padded(batch: Batch, column: Tensor, fill: float = 0) -> tuple[Tensor, Te
     """Lay a token column out as rows. column: [T]. Returns ([S, R_max] filled with `fill`, [S, R_max] bool)."""
     layout = batch.layout
     width = int(layout.seq_lengths.max()) if layout.n_sequences else 0
-    mask = torch.arange(width)[None, :] < layout.seq_lengths[:, None]
-    rows = torch.full(mask.shape, fill, dtype=column.dtype)
+    mask = torch.arange(width, device=layout.device)[None, :] < layout.seq_lengths[:, None]
+    rows = torch.full(mask.shape, fill, dtype=column.dtype, device=column.device)
     rows[mask] = column
     return rows, mask
 
@@ -59,7 +62,7 @@ def contexts_to_padded(batch: Batch, fill: int = 0) -> tuple[Tensor, Tensor]:
     layout = batch.layout
     lengths = layout.context_lengths
     width = int(lengths.max()) if layout.n_prompts else 0
-    mask = torch.arange(width)[None, :] >= (width - lengths)[:, None]
-    rows = torch.full(mask.shape, fill, dtype=torch.int64)
+    mask = torch.arange(width, device=layout.device)[None, :] >= (width - lengths)[:, None]
+    rows = torch.full(mask.shape, fill, dtype=torch.int64, device=layout.device)
     rows[mask] = batch.context
     return rows[layout.seq_prompt], mask[layout.seq_prompt]

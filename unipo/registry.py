@@ -53,4 +53,8 @@ def load_plugin(path: str | Path) -> None:
         raise ConfigError(f"plugin {str(path)!r} is not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

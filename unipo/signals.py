@@ -127,7 +127,7 @@ class Evidence(Signal):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        base = ("answer", "extracted", "score", "scored", "advantage")
+        base = ("context", "tokens", "trainable", "answer", "extracted", "score", "scored", "advantage")
         return base if self.contrastive else (*base, "old_logp")
 
     def active(self, batch: Batch) -> bool:
@@ -141,7 +141,7 @@ class Evidence(Signal):
         chosen = batch.take_prompts(prompts)
         pieces = [scorer.encode(" " + text) for text in texts]
         logp = scorer.logp(with_evidence(chosen, pieces), "policy")
-        out = base.clone()
+        out = base.to(torch.promote_types(base.dtype, logp.dtype), copy=True)
         out[prompts[batch.layout.token_prompt]] = logp.to(out.dtype)
         return out
 

@@ -189,10 +189,8 @@ def reward_to_go(reward: Tensor, token_reward: Tensor, layout: Layout, mask: Ten
     r_t = torch.where(mask, token_reward, torch.zeros_like(token_reward))
     r_t = r_t + torch.where(mask & (place == 1), layout.to_tokens(reward), torch.zeros_like(r_t))
     if gamma != 1.0:
-        # gamma^(u-t) = gamma^(place_t - place_u): scaled by its own power, the sum becomes a plain one.
-        scale = torch.as_tensor(gamma, dtype=torch.float64) ** (-place.to(torch.float64))
-        go = layout.seq_suffix_sum(r_t.to(torch.float64) * scale) / scale
-        go = go.to(r_t.dtype)
+        decay = torch.where(mask, torch.full_like(r_t, gamma, dtype=torch.float64), 1.0)
+        go = layout.seq_suffix_sum(r_t, decay)
     else:
         go = layout.seq_suffix_sum(r_t)
     return torch.where(mask, go, torch.zeros_like(go))
@@ -231,7 +229,7 @@ class WhitenedReturn(RewardAdvantage):
         reward, scored = _reward_where_scored(batch)
         if self.centred:
             reward = group_centred(reward, batch.layout, scored)
-        dense = torch.zeros(batch.layout.n_tokens, dtype=reward.dtype)
+        dense = torch.zeros(batch.layout.n_tokens, dtype=reward.dtype, device=reward.device)
         if self.beta:
             kl = kl_estimate(batch.old_logp, batch.reference_logp, batch.mask, self.estimator)
             dense = -self.beta * kl.to(reward.dtype)

@@ -73,7 +73,9 @@ class EvidenceCredit(Credit):
         strength = linear_decay(self.strength, batch.step, self.decay_steps, self.offset)
         if strength == 0 or not batch.has("evidence_logp"):
             return advantage
-        delta = batch.evidence_logp - batch.counter_logp
+        # Where the advantage is 0 the weight is not read, and log-probs there may be infinite.
+        difference = batch.evidence_logp - batch.counter_logp
+        delta = torch.where(advantage != 0, difference, torch.zeros_like(difference))
         weight = evidence_weight(delta, advantage, batch.layout, self.clip)
         return advantage * ((1 - strength) + strength * weight.to(advantage.dtype))
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
+from unipo.errors import ConfigError
 from unipo.layout import Layout
-from unipo.parts.part import Objective, Pieces, log_ratio
+from unipo.parts.part import LOG_RATIO_LIMIT, Objective, Pieces, inside_limit, log_ratio
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, low: float, high: float, dual: float | None = None) -> Tensor:
@@ -35,6 +36,11 @@ def unclipped(ratio: Tensor, advantage: Tensor, low: float, high: float, dual: f
     """Bool: where `clipped_surrogate` has a gradient. Same shapes."""
     alive = torch.where(advantage > 0, ratio <= 1 + high, ratio >= 1 - low)
     return alive if dual is None else alive & ~((advantage < 0) & (ratio > dual))
+
+
+def check_range(part: Objective, low: float, high: float) -> None:
+    if not 0 <= low <= 1 or high < 0:
+        raise ConfigError(f"{type(part).__name__}: the clip range needs 0 <= low <= 1 and high >= 0, got {part}")
 
 
 def sequence_log_ratio(log_ratio_t: Tensor, layout: Layout, mask: Tensor, mean: bool) -> Tensor:
@@ -90,6 +96,11 @@ class Clipped(PolicyGradient):
     high: float = 0.2
     dual: float | None = None
 
+    def __post_init__(self) -> None:
+        check_range(self, self.low, self.high)
+        if self.dual is not None and self.dual <= 1:
+            raise ConfigError(f"Clipped.dual must be greater than 1 (or None for no dual clip), got {self.dual}")
+
     def _ratio(self, batch: Batch) -> Tensor:
         return log_ratio(batch.logp, batch.old_logp, batch.mask).exp()
 
@@ -98,7 +109,8 @@ class Clipped(PolicyGradient):
 
     def pieces(self, batch: Batch) -> Pieces:
         ratio, advantage = self._ratio(batch).detach(), batch.advantage
-        alive = batch.mask & unclipped(ratio, advantage, self.low, self.high, self.dual)
+        alive = inside_limit(batch.logp.detach(), batch.old_logp, batch.mask)
+        alive = alive & unclipped(ratio, advantage, self.low, self.high, self.dual)
         return Pieces(alive.to(ratio.dtype), ratio, advantage)
 
     def formula(self) -> str:
@@ -123,6 +135,10 @@ class ClippedWeight(PolicyGradient):
     source = "MiniMax-M1 (arXiv 2506.13585), eqs. (4)-(5); huggingface/trl: grpo_trainer.py"
     floor: float = 0.0
     cap: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= self.cap:
+            raise ConfigError(f"ClippedWeight needs 0 <= floor <= cap (absolute bounds on the ratio), got {self}")
 
     def _weight(self, batch: Batch) -> Tensor:
         ratio = log_ratio(batch.logp.detach(), batch.old_logp, batch.mask).exp()
@@ -164,6 +180,9 @@ class SequenceClipped(PolicyGradient):
     high: float = 4e-4
     geometric: bool = True
 
+    def __post_init__(self) -> None:
+        check_range(self, self.low, self.high)
+
     def active(self, batch: Batch) -> Tensor:
         """The ratio needs every counted token of a response, so a response is active as a whole."""
         layout = batch.layout
@@ -172,9 +191,11 @@ class SequenceClipped(PolicyGradient):
         return active
 
     def _ratio(self, batch: Batch) -> Tensor:
+        return self._log_ratio(batch).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+    def _log_ratio(self, batch: Batch) -> Tensor:
         token = log_ratio(batch.logp, batch.old_logp, batch.mask)
-        whole = sequence_log_ratio(token, batch.layout, batch.mask, self.geometric)
-        return whole.clamp(-20.0, 20.0).exp()
+        return sequence_log_ratio(token, batch.layout, batch.mask, self.geometric)
 
     def _advantage(self, batch: Batch) -> Tensor:
         return batch.layout.seq_mean(batch.advantage, batch.mask)
@@ -184,7 +205,9 @@ class SequenceClipped(PolicyGradient):
 
     def pieces(self, batch: Batch) -> Pieces:
         layout, ratio, advantage = batch.layout, self._ratio(batch).detach(), self._advantage(batch)
-        alive = layout.to_tokens(unclipped(ratio, advantage, self.low, self.high)) & batch.mask
+        alive_s = unclipped(ratio, advantage, self.low, self.high)
+        alive_s = alive_s & (self._log_ratio(batch).detach().abs() <= LOG_RATIO_LIMIT)
+        alive = layout.to_tokens(alive_s) & inside_limit(batch.logp.detach(), batch.old_logp, batch.mask)
         share = advantage / layout.seq_count(batch.mask).clamp(min=1) if self.geometric else advantage
         return Pieces(alive.to(ratio.dtype), layout.to_tokens(ratio), layout.to_tokens(share))
 

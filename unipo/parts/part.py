@@ -71,7 +71,12 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Signal(Part):
-    """Fills columns by running models over a batch without gradient."""
+    """Fills columns by running models over a batch without gradient.
+
+    level: of those columns that `unipo.columns` does not know.
+    """
+
+    level: ClassVar[str] = "token"
 
     def active(self, batch: Batch) -> bool:
         """False when nothing will read the columns at this step, so the passes can be saved."""
@@ -179,3 +184,9 @@ def log_ratio(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """
     difference = torch.where(mask, new - old, torch.zeros_like(new))
     return difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+def inside_limit(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """[T] bool: counted tokens whose log-ratio is not clamped, so that `log_ratio` passes its gradient on."""
+    difference = torch.where(mask, new - old, torch.zeros_like(new))
+    return mask & (difference.abs() <= LOG_RATIO_LIMIT)

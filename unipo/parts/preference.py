@@ -81,7 +81,7 @@ class DPO(Objective):
         layout = batch.layout
         chosen, rejected = pair_sides(batch.preference, batch)
         pull = self.beta * (torch.sigmoid(-self.beta * self.margin(batch).detach()) - self.label_smoothing)
-        advantage = torch.zeros(layout.n_sequences, dtype=pull.dtype)
+        advantage = torch.zeros(layout.n_sequences, dtype=pull.dtype, device=pull.device)
         advantage[chosen], advantage[rejected] = pull, -pull
         spread = layout.to_tokens(advantage)
         return Pieces(batch.mask.to(spread.dtype), torch.ones_like(spread), spread)

@@ -200,6 +200,9 @@ def packed_attention(
     if kwargs.get("s_aux") is not None:
         raise ConfigError("attention sinks are not supported by the packed forward")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not query.dtype == key.dtype == value.dtype:
+        # Under autocast a norm or the rotary tables leave queries and keys in float32 beside bfloat16 values.
+        query, key = query.to(value.dtype), key.to(value.dtype)
     if hasattr(unipo_plan, "attend"):  # a decoding plan brings its own cache
         return unipo_plan.attend(module, query, key, value, scale, softcap, sliding_window), None
     plan: Plan = unipo_plan

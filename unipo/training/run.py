@@ -1,0 +1,265 @@
+"""A whole run: set up, evaluate, step, log, save, and come back after any interruption."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unipo.batch import Batch
+from unipo.errors import CheckpointError, ConfigError
+from unipo.evaluate.accuracy import Interval
+from unipo.evaluate.heldout import offline_accuracy, sampled_accuracy
+from unipo.policy.store import load_weights
+from unipo.tasks.task import Task
+from unipo.training.checkpoint import (
+    load_state,
+    newest_good,
+    random_state,
+    restore_random,
+    save_checkpoint,
+)
+from unipo.training.config import TrainConfig, from_dict, read_mapping, to_dict
+from unipo.training.loop import Trainer
+from unipo.training.progress import Display
+from unipo.training.ranks import Ranks, start_ranks, stop_ranks
+from unipo.training.rundir import RunDir, new_run_path
+from unipo.training.setup import Setup, build, end_report
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. seconds: of training itself, without set-up and evaluation."""
+
+    run: str
+    method: str
+    seconds: float
+    steps: int
+    before: Interval | None
+    after: Interval | None
+    interrupted: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """The closing line of `unipo train --json`."""
+        keys = ("accuracy", "low", "high")
+        ends = {
+            name: None if value is None else {k: round(value.as_dict()[k], 6) for k in keys}
+            for name, value in (("before", self.before), ("after", self.after))
+        }
+        return {"run": self.run, "method": self.method, "seconds": round(self.seconds, 3), **ends}
+
+
+def train(config: TrainConfig, reward: Any = None, task: Task | None = None, display: Display | None = None) -> Result:
+    """Run (or resume) a training run. reward, task: objects instead of names, for use from Python."""
+    ranks = start_ranks()
+    try:
+        path = Path(config.run) if config.run else new_run_path(config.method)
+        if ranks.world > 1:
+            path = ranks.gather_objects(path)[0]
+        if config.resume:
+            config = _resumed_config(path, config)
+        display = display or Display(config.log.progress and ranks.first)
+        folder = RunDir(path, config.resume, ranks.first, config.log.tensorboard)
+        try:
+            with display.stage("loading"):
+                setup = build(config, reward, task)
+            return _Run(setup, folder, ranks, display)()
+        finally:
+            folder.close()
+            display.close()
+    finally:
+        stop_ranks(ranks)
+
+
+def _resumed_config(path: Path, given: TrainConfig) -> TrainConfig:
+    """The run's own configuration; only how far to go and where to write may be given anew."""
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(f"nothing to resume in {path}: it has no config.yaml")
+    stored: TrainConfig = from_dict(TrainConfig, read_mapping(path / "config.yaml"))
+    steps = given.steps if given.steps > stored.steps else stored.steps
+    return replace(stored, run=str(path), resume=True, steps=steps, log=given.log)
+
+
+class _Run:
+    """One call of `train`, after set-up."""
+
+    def __init__(self, setup: Setup, folder: RunDir, ranks: Ranks, display: Display) -> None:
+        self.setup, self.folder, self.ranks, self.display = setup, folder, ranks, display
+        self.config = setup.config
+        self.trainer = Trainer(setup, ranks)
+        self.before: Interval | None = None
+        self.training_seconds = 0.0
+
+    def __call__(self) -> Result:
+        self.folder.write_config(to_dict(self.config), self.setup.method.explain())
+        if self.setup.events:
+            self.folder.event(0, "left out", **dict(self.setup.events))
+            self.display.note(f"left out: {end_report(self.setup.events)}")
+        if self.config.resume:
+            self._resume()
+        if self.before is None and self.config.eval.before and self.trainer.step_number == 0:
+            self.before = self.evaluate("before")
+        with _interruptible() as stop:
+            self.steps(stop)
+        after = None
+        if self.config.eval.after and not stop.asked:
+            after = self.evaluate("after")
+        result = Result(
+            str(self.folder.path),
+            self.setup.method.name,
+            self.training_seconds,
+            self.trainer.step_number,
+            self.before,
+            after,
+            stop.asked,
+        )
+        self.folder.result(result.as_dict())
+        return result
+
+    def steps(self, stop: _Stop) -> None:
+        """Train until the last step or until asked to stop; either way the state is on disk afterwards."""
+        trainer, every = self.trainer, self.config.save.every
+        saved = trainer.step_number if trainer.step_number else -1
+        self.display.start(self.config.steps, trainer.step_number)
+        while trainer.step_number < self.config.steps and not stop.asked:
+            start = time.perf_counter()
+            metrics, batch = trainer.step(self.display.sampling)
+            self.training_seconds += time.perf_counter() - start
+            self.log(metrics, batch)
+            number = trainer.step_number
+            if self.config.eval.every and number % self.config.eval.every == 0 and number < self.config.steps:
+                self.evaluate("during")
+            if every and number % every == 0:
+                self.save()
+                saved = number
+        if saved != trainer.step_number:
+            self.save()
+        if stop.asked:
+            self.display.note(
+                f"stopped after step {trainer.step_number}; go on with: unipo train --resume --run {self.folder.path}"
+            )
+
+    def log(self, metrics: dict[str, float], batch: Batch | None) -> None:
+        number = self.trainer.step_number
+        self.folder.metrics(number, metrics)
+        for name, value in metrics.items():
+            if name.startswith("events/"):
+                self.folder.event(number, name.removeprefix("events/"), count=value)
+        if batch is not None:
+            for record in completion_records(batch, self.config.log.completions):
+                self.folder.append("completions", {"step": number, **record})
+        self.display.step(number, metrics)
+
+    def evaluate(self, when: str) -> Interval | None:
+        """Held-out accuracy with its interval; None where nothing is held out."""
+        setup = self.setup
+        if not setup.heldout:
+            return None
+        with self.display.stage(f"evaluating on {len(setup.heldout)} held-out prompts"):
+            if setup.method.online and setup.reward is not None:
+                sampling = replace(self.config.sampling, temperature=self.config.eval.temperature)
+                interval = sampled_accuracy(
+                    setup.policy,
+                    setup.engine,
+                    setup.reward,
+                    setup.heldout,
+                    sampling,
+                    self.config.eval.samples,
+                    self.ranks,
+                )
+            else:
+                interval = offline_accuracy(setup.policy, setup.method, setup.heldout)
+        self.folder.append("evaluations", {"step": self.trainer.step_number, "when": when, **interval.as_dict()})
+        self.display.accuracy(when, interval)
+        return interval
+
+    # -- saving and resuming -----------------------------------------------------------------------
+    def save(self) -> None:
+        self.ranks.barrier()
+        if self.ranks.first:
+            state = {
+                "trainer": self.trainer.state(),
+                "random": random_state(),
+                "before": self.before,
+                "seconds": self.training_seconds,
+            }
+            root = self.folder.path / "checkpoints"
+            save_checkpoint(root, self.trainer.step_number, self.setup.policy.save, state, self.config.save.keep)
+        self.ranks.barrier()
+
+    def _resume(self) -> None:
+        root = self.folder.path / "checkpoints"
+        found = newest_good(root)
+        if found is None:
+            self.display.note("no checkpoint was written yet; starting from the beginning")
+            self.folder.cut_after(0)
+            return
+        step, path, complaints = found
+        for complaint in complaints:
+            self.folder.event(step, "damaged checkpoint passed over", detail=complaint)
+            self.display.note(f"damaged checkpoint passed over: {complaint}")
+        state = load_state(path)
+        if state["trainer"]["step"] != step:
+            raise CheckpointError(f"{path} holds step {state['trainer']['step']}, its name says {step}")
+        load_weights(self.setup.policy, path / "model")
+        self.trainer.load(state["trainer"])
+        restore_random(state["random"])
+        self.before, self.training_seconds = state["before"], state["seconds"]
+        self.folder.cut_after(step)
+        self.display.note(f"resuming after step {step}")
+
+
+@dataclass
+class _Stop:
+    asked: bool = False
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Stop]:
+    """The first Ctrl-C (or SIGTERM) finishes the step and saves; the second interrupts at once."""
+    stop = _Stop()
+    before = {}
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        try:
+            before[kind] = signal.signal(kind, ask)
+        except ValueError:  # not the main thread: the caller handles signals
+            break
+    try:
+        yield stop
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def completion_records(batch: Batch, most: int) -> list[dict[str, Any]]:
+    """The first responses of a batch as plain records: text, reward, and per-token columns for the viewer."""
+    layout = batch.layout
+    records = []
+    for i in range(min(most, layout.n_sequences)):
+        start, stop = int(layout.seq_starts[i]), int(layout.seq_starts[i] + layout.seq_lengths[i])
+        prompt = int(layout.seq_prompt[i])
+        record: dict[str, Any] = {
+            "prompt_id": int(batch.prompt_id[prompt]),
+            "prompt": batch.row[prompt].get("prompt", batch.row[prompt].get("question", "")) or "",
+            "text": batch.text[i],
+            "answer": batch.answer[prompt],
+            "tokens": batch.tokens[start:stop].tolist(),
+        }
+        for name in ("reward", "score", "truncated"):
+            if batch.has(name):
+                record[name] = getattr(batch, name)[i].item()
+        for name in ("advantage", "behaviour_logp"):
+            if batch.has(name):
+                record[name] = [round(x, 6) for x in getattr(batch, name)[start:stop].tolist()]
+        records.append(record)
+    return records

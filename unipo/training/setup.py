@@ -1,0 +1,180 @@
+"""From a configuration to the objects of a run; everything that can be wrong is found here, before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unipo.errors import ConfigError, DataError
+from unipo.method import Method
+from unipo.policy.model import Policy, PolicySpec, load_policy
+from unipo.registry import get_method, load_plugin
+from unipo.rollout.engine import Engine
+from unipo.rollout.local import LocalEngine
+from unipo.tasks.chat import encode_prompts, encode_response
+from unipo.tasks.dataset import Heldout
+from unipo.tasks.registry import resolve_task
+from unipo.tasks.task import Example, Reward, Task
+from unipo.training.config import DataConfig, TrainConfig
+from unipo.training.optim import resolve_optim
+from unipo.training.prompts import Prompt
+
+# What the starter model is known to learn with, used when neither model nor task is given.
+STARTER_DEFAULTS: dict[str, Any] = {"max_tokens": 48, "learning_rate": 3e-4}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs. events: rows and prompts left out, by reason."""
+
+    config: TrainConfig
+    method: Method
+    policy: Policy
+    engine: Engine
+    task: Task
+    reward: Reward | None
+    train: tuple[Prompt, ...]
+    heldout: tuple[Prompt, ...]
+    events: Mapping[str, int] = field(default_factory=dict)
+
+
+def resolve_method(name: str, changes: Mapping[str, Any] | None = None, plugins: Sequence[str] = ()) -> Method:
+    """A method of the catalogue with some settings changed; plugins are loaded first."""
+    for path in plugins:
+        load_plugin(path)
+    method = get_method(name)
+    return method.but(**changes) if changes else method
+
+
+def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> Setup:
+    """Load and check everything. reward, task: objects given from Python instead of names in the configuration."""
+    method = resolve_method(config.method, config.set, config.plugin).bound_to(config.sampling.max_tokens)
+    config = replace(config, optim=resolve_optim(config.optim, method.defaults))
+    task = task or load_task(config.data, method)
+    chosen = _reward(method, config.data, reward, task)
+    policy = load_policy(_with_starter(config.policy), config.sampling.temperature)
+    config = replace(config, policy=policy.spec)
+    if method.needs_reference():
+        policy.make_reference()
+    events: Counter[str] = Counter(getattr(task, "events", {}))
+    room = _room(config, method, policy)
+    train = encode_all(policy, task.train, config.data, room, method, events)
+    heldout = encode_all(policy, task.heldout[: config.eval.prompts], config.data, room, method, events)
+    _check_evidence(method, train)
+    engine = LocalEngine(policy, config.rows)
+    return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events))
+
+
+def _with_starter(spec: PolicySpec) -> PolicySpec:
+    if spec.model:
+        return spec
+    from unipo.starter import starter_path
+
+    return replace(spec, model=str(starter_path()))
+
+
+def load_task(data: DataConfig, method: Method) -> Task:
+    """The task the configuration names; offline methods get responses, by the kind their source needs."""
+    kind = "auto" if method.online else ("preference" if "preference" in method.source.adds else "demonstration")
+    if not data.data:
+        options: dict[str, Any] = {}
+        name = data.task or "scratchpad"
+        if name.partition("?")[0] == "scratchpad" and not method.online:
+            options["responses"] = "pair" if kind == "preference" else "demonstration"
+        return resolve_task(name, options)
+    from unipo.tasks.dataset import dataset_task
+
+    heldout = data.heldout if data.heldout.asked else Heldout()
+    return dataset_task(
+        data.data,
+        fields=data.fields,
+        kind=kind,  # type: ignore[arg-type]
+        split=data.split or None,
+        limit=data.limit or None,
+        heldout=heldout,
+        on_bad_row=data.bad_rows,
+    )
+
+
+def _reward(method: Method, data: DataConfig, given: Any, task: Task) -> Reward | None:
+    from unipo.rewards import resolve_reward
+
+    if not method.online:
+        if given is not None or data.reward:
+            raise ConfigError(f"{method.name} learns from responses in the data and uses no reward; leave it out")
+        return None
+    spec = given if given is not None else data.reward
+    if spec is not None and spec != "":
+        return resolve_reward(spec)
+    if task.reward is None:
+        raise ConfigError(
+            f"{method.name} needs a reward for {task.name!r}: --data.reward numbers, --data.reward maths, "
+            "or --data.reward rewards.py:function"
+        )
+    return task.reward
+
+
+def _room(config: TrainConfig, method: Method, policy: Policy) -> int:
+    """Longest prompt in tokens."""
+    window = policy.context_window - (config.sampling.max_tokens if method.online else 0)
+    if window < 1:
+        raise ConfigError(
+            f"max_tokens {config.sampling.max_tokens} leaves no room for a prompt in a context of "
+            f"{policy.context_window} positions; lower --sampling.max-tokens"
+        )
+    return min(window, config.data.max_prompt) if config.data.max_prompt else window
+
+
+def encode_all(
+    policy: Policy, examples: Sequence[Example], data: DataConfig, room: int, method: Method, events: Counter[str]
+) -> tuple[Prompt, ...]:
+    """Prompts (and, offline, their responses) as token ids; what does not fit is named or counted."""
+    if not examples:
+        return ()
+    encoded = encode_prompts(policy.tokenizer, examples, data.chat, room, data.long_prompts)
+    events.update(encoded.events)
+    if method.online:
+        return tuple(Prompt(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
+    prompts: list[Prompt] = []
+    for example, ids in zip(encoded.examples, encoded.ids, strict=True):
+        if not example.responses:
+            raise DataError(f"example {example.id} has no responses, which {method.name} learns from")
+        responses = tuple(
+            tuple(encode_response(policy.tokenizer, r.text, example, ids, data.chat)) for r in example.responses
+        )
+        longest = len(ids) + max(len(r) for r in responses)
+        if longest > policy.context_window:
+            if data.long_prompts == "stop":
+                raise DataError(
+                    f"example {example.id} needs {longest} positions, the model has {policy.context_window}: "
+                    "pass --data.long-prompts skip to leave such rows out, counted"
+                )
+            events["response too long"] += 1
+            continue
+        prompts.append(Prompt(example, tuple(ids), responses))
+    if not prompts:
+        raise DataError("no example fits the model's context window")
+    return tuple(prompts)
+
+
+def _check_evidence(method: Method, prompts: Sequence[Prompt]) -> None:
+    if "evidence_logp" not in method.needs:
+        return
+    without = [p.example.id for p in prompts if p.example.answer is None]
+    if without:
+        raise DataError(
+            f"{method.name} shows the right answer to the model, but {len(without)} of {len(prompts)} prompts have none "
+            f"(first: row {without[0]}); map it with --data.fields.answer, or use grpo"
+        )
+
+
+def end_report(events: Mapping[str, int]) -> str:
+    """One line about what was left out, or nothing."""
+    return ", ".join(f"{count} x {name}" for name, count in sorted(events.items()))
+
+
+Progress = Callable[[int], None]
+RUNS = Path("runs")

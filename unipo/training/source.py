@@ -1,0 +1,236 @@
+"""From prompts to a scored batch: sampling or reading, and asking the reward."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unipo.batch import Batch
+from unipo.errors import DataError, RewardError
+from unipo.layout import Layout
+from unipo.method import Method
+from unipo.policy.model import Policy
+from unipo.rollout.engine import Engine, Request, Rollout, Sampling
+from unipo.tasks.task import Reward, Sample, Scores
+from unipo.training.prompts import Prompt
+from unipo.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A batch and what happened while it was made. parts: mean of each reward component."""
+
+    batch: Batch
+    events: Counter[str]
+    parts: dict[str, float]
+    generation_seconds: float = 0.0
+    reward_seconds: float = 0.0
+    sampled_tokens: int = 0
+
+
+def prompt_seed(seed: int, draw: int) -> int:
+    """Seed of the responses to the draw-th prompt of a run; the same on any number of ranks."""
+    return (seed + 1) * 2_654_435_761 + draw
+
+
+class Sampler:
+    """Samples responses with an engine and scores them."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: Engine,
+        reward: Reward,
+        method: Method,
+        sampling: Sampling,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        self.policy, self.engine, self.reward = policy, engine, reward
+        self.group = method.source.group
+        self.sampling, self.seed, self.ranks = sampling, seed, ranks
+
+    def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
+        """Sample a group for each prompt, every rank its share; all ranks return the same batch."""
+        start = time.perf_counter()
+        shares = self.ranks.share([1] * len(prompts))
+        mine = shares[self.ranks.rank]
+        requests = [Request(prompts[i].ids, self.group, prompt_seed(self.seed, prompts[i].draw)) for i in mine]
+        groups = self.engine.generate(requests, self.sampling, progress) if requests else []
+        generated = time.perf_counter()
+        scored = [score_groups(self.policy, self.reward, [prompts[i] for i in mine], groups)] if requests else []
+        rewarded = time.perf_counter()
+        everyone = self.ranks.gather_objects((mine, groups, scored))
+        ordered: list[list[Rollout]] = [[] for _ in prompts]
+        texts: list[list[str]] = [[] for _ in prompts]
+        scores: list[list[dict[str, Any]]] = [[] for _ in prompts]
+        events: Counter[str] = Counter()
+        for indices, rank_groups, rank_scores in everyone:
+            for place, i in enumerate(indices):
+                ordered[i] = rank_groups[place]
+                texts[i], scores[i] = rank_scores[0].texts[place], rank_scores[0].scores[place]
+            for item in rank_scores:
+                events.update(item.events)
+        batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
+        parts = _part_means([s for group in scores for s in group])
+        return Collected(
+            batch,
+            events,
+            parts,
+            generated - start,
+            rewarded - generated,
+            sum(len(r.tokens) for g in ordered for r in g),
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """texts and marks (total, score, extracted, parts) by prompt and response."""
+
+    texts: list[list[str]]
+    scores: list[list[dict[str, Any]]]
+    events: dict[str, int]
+
+
+def score_groups(policy: Policy, reward: Reward, prompts: Sequence[Prompt], groups: list[list[Rollout]]) -> Scored:
+    """Decode responses and ask the reward for one mark each."""
+    decode = policy.tokenizer.decode
+    samples: list[Sample] = []
+    for prompt, group in zip(prompts, groups, strict=True):
+        shown = decode(list(prompt.ids))
+        for r in group:
+            ids = r.tokens.tolist()
+            text = decode(ids, skip_special_tokens=False)
+            samples.append(
+                Sample(shown, strip_end(text, policy), prompt.example.answer, prompt.example.row, len(ids), r.truncated)
+            )
+    scores = reward(samples)
+    check_scores(scores, samples, reward.name)
+    flat = [
+        {
+            "total": scores.total[i],
+            "score": scores.score[i],
+            "extracted": scores.extracted[i] if scores.extracted else None,
+            "parts": {name: values[i] for name, values in scores.parts.items()},
+        }
+        for i in range(len(samples))
+    ]
+    texts = [s.text for s in samples]
+    cut: tuple[list[list[str]], list[list[dict[str, Any]]]] = ([], [])
+    at = 0
+    for group in groups:
+        cut[0].append(texts[at : at + len(group)])
+        cut[1].append(flat[at : at + len(group)])
+        at += len(group)
+    return Scored(cut[0], cut[1], dict(scores.events))
+
+
+def strip_end(text: str, policy: Policy) -> str:
+    """The response as people and rewards see it: without the token that ended it."""
+    end = policy.tokenizer.eos_token
+    return text.removesuffix(end) if end else text
+
+
+def check_scores(scores: Scores, samples: Sequence[Sample], name: str) -> None:
+    """One finite number (or None) per sample, or a RewardError that shows the sample."""
+    for label, values in (("total", scores.total), ("score", scores.score), *scores.parts.items()):
+        if len(values) != len(samples):
+            raise RewardError(
+                f"reward {name!r} returned {len(values)} values of {label!r} for {len(samples)} responses"
+            )
+    for i, value in enumerate(scores.total):
+        if value is not None and not -float("inf") < value < float("inf"):
+            s = samples[i]
+            raise RewardError(
+                f"reward {name!r} returned {value} for response {i}.\n  prompt: {s.prompt[-300:]!r}\n"
+                f"  response: {s.text[:300]!r}\nReturn a finite number, or None to leave the response out"
+            )
+
+
+def rollout_batch(
+    prompts: Sequence[Prompt],
+    groups: list[list[Rollout]],
+    texts: list[list[str]],
+    scores: list[list[dict[str, Any]]],
+    version: int,
+) -> Batch:
+    """The batch of a sampling round."""
+    flat = [r for g in groups for r in g]
+    marks = [s for g in scores for s in g]
+    layout = Layout.of([len(r.tokens) for r in flat], [len(g) for g in groups], [len(p.ids) for p in prompts])
+    tokens = torch.cat([r.tokens for r in flat])
+    first = [p.draw for p in prompts]
+    ids = [d * 1_000_000 + j for d, g in zip(first, groups, strict=True) for j in range(len(g))]
+    return Batch.of(
+        layout,
+        context=torch.tensor([t for p in prompts for t in p.ids], dtype=torch.int64),
+        tokens=tokens,
+        trainable=torch.ones(len(tokens), dtype=torch.bool),
+        behaviour_logp=torch.cat([r.logp for r in flat]),
+        behaviour_entropy=torch.cat([r.entropy for r in flat]),
+        version=torch.full((len(tokens),), version, dtype=torch.int64),
+        truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
+        sample_id=torch.tensor(ids, dtype=torch.int64),
+        prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
+        row=[dict(p.example.row) for p in prompts],
+        answer=[p.example.answer for p in prompts],
+        text=[t for g in texts for t in g],
+        extracted=[s["extracted"] for s in marks],
+        reward=torch.tensor([0.0 if s["total"] is None else float(s["total"]) for s in marks], dtype=torch.float64),
+        score=torch.tensor([0.0 if s["score"] is None else float(s["score"]) for s in marks], dtype=torch.float64),
+        scored=torch.tensor([s["total"] is not None for s in marks], dtype=torch.bool),
+    )
+
+
+def _part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
+    names = dict.fromkeys(name for m in marks for name in m["parts"])
+    means = {}
+    for name in names:
+        values = [m["parts"][name] for m in marks if m["parts"].get(name) is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
+class Reader:
+    """Reads the responses that came with the data."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
+        return Collected(offline_batch(prompts, "preference" in self.method.source.adds), Counter(), {})
+
+
+def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
+    """Demonstrations or ranked responses as a batch; every response token is trained."""
+    for p in prompts:
+        if not p.responses:
+            raise DataError(
+                f"example {p.example.id} has no responses to learn from; this method needs them in the data"
+            )
+    chosen = [p.responses if ranked else p.responses[:1] for p in prompts]
+    layout = Layout.of([len(r) for g in chosen for r in g], [len(g) for g in chosen], [len(p.ids) for p in prompts])
+    tokens = torch.tensor([t for g in chosen for r in g for t in r], dtype=torch.int64)
+    batch = Batch.of(
+        layout,
+        context=torch.tensor([t for p in prompts for t in p.ids], dtype=torch.int64),
+        tokens=tokens,
+        trainable=torch.ones(len(tokens), dtype=torch.bool),
+        sample_id=torch.tensor(
+            [p.draw * 1_000_000 + j for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
+        ),
+        prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
+        row=[dict(p.example.row) for p in prompts],
+        answer=[p.example.answer for p in prompts],
+        text=[p.example.responses[j].text for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))],
+    )
+    if not ranked:
+        return batch
+    ranks = [p.example.responses[j].preference for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
+    return batch.with_columns(None, preference=torch.tensor(ranks, dtype=torch.float64))

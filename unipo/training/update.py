@@ -1,0 +1,153 @@
+"""One batch to optimiser steps: minibatches, micro-batches, and what is measured on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unipo.batch import Batch
+from unipo.errors import TrainingError
+from unipo.judge import loss, provide_for_loss, required_tokens, weigh
+from unipo.method import Method
+from unipo.parts.part import Scorer
+from unipo.policy.model import Policy
+from unipo.training.optim import Optimiser
+from unipo.training.ranks import Ranks
+
+
+@dataclass
+class UpdateReport:
+    """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    grad_norm: float = 0.0
+    rate: float = 0.0
+    steps: int = 0
+    skipped: int = 0
+    positions: int = 0
+    computed: int = 0
+    pieces: int = 0
+    seconds: float = 0.0
+    ratio: list[Tensor] = field(default_factory=list)
+    clipped: list[Tensor] = field(default_factory=list)
+    gap: list[Tensor] = field(default_factory=list)
+    reference_kl: list[Tensor] = field(default_factory=list)
+
+
+def run_updates(
+    method: Method, batch: Batch, policy: Policy, optimiser: Optimiser, ranks: Ranks, scorer: Scorer, old_logp: str
+) -> UpdateReport:
+    """All optimiser steps on one judged batch.
+
+    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', or 'recompute'.
+    """
+    start = time.perf_counter()
+    report = UpdateReport()
+    if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
+        batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
+    batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
+    wants_entropy = "entropy" in method.needs
+    for _ in range(method.source.epochs):
+        for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
+            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report)
+            policy.updates += 1
+            policy.update_reference()
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _one_step(
+    method: Method,
+    minibatch: Batch,
+    policy: Policy,
+    optimiser: Optimiser,
+    ranks: Ranks,
+    wants_entropy: bool,
+    report: UpdateReport,
+) -> None:
+    optimiser.zero()
+    required = required_tokens(method, minibatch)
+    if not bool(required.any()):
+        report.skipped += 1
+        return
+    totals: dict[str, float] = {}
+    for piece, wanted in micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks):
+        columns = policy.columns(piece, wanted, entropy=wants_entropy)
+        live = piece.with_columns(None, **columns)
+        value = loss(method, live)
+        if not bool(torch.isfinite(value.total)):
+            raise TrainingError(
+                f"the loss is {float(value.total)} at update {optimiser.taken + 1}: {value.terms}. "
+                "Look at the rewards and completions of this step"
+            )
+        value.total.backward()  # type: ignore[no-untyped-call]
+        for name, x in value.terms.items():
+            totals[name] = totals.get(name, 0.0) + x
+        _observe(method, live, wanted, report)
+        report.pieces += 1
+        report.computed += int(wanted.sum())
+        report.positions += piece.layout.n_tokens + piece.layout.n_context
+    ranks.sum_gradients([p for _, p in optimiser.named])
+    report.rate = optimiser.rate
+    report.grad_norm = optimiser.step()
+    report.steps += 1
+    for name, x in _summed(totals, ranks).items():
+        report.losses[name] = report.losses.get(name, 0.0) + x
+
+
+def micro_batches(
+    method: Method, minibatch: Batch, required: Tensor, budget: int | None, ranks: Ranks
+) -> Iterator[tuple[Batch, Tensor]]:
+    """This rank's pieces, each with its required tokens; sequences without any are dropped.
+
+    A prompt's group stays on one rank, and in one piece where the budget allows, so that its prompt is forwarded once.
+    """
+    layout = minibatch.layout
+    whole = any(t.objective.level == "prompt" for t in method.terms)
+    marked = minibatch.with_columns("token", required=required)
+    needed = layout.group_sum(layout.seq_sum(required.to(torch.int64))) > 0
+    prompts = needed.nonzero().flatten().tolist()
+    lengths = layout.group_sum(layout.seq_lengths) + layout.context_lengths
+    mine = ranks.share([int(lengths[p]) for p in prompts])[ranks.rank]
+    if not mine:
+        return
+    share = marked.take_prompts([prompts[i] for i in mine])
+    if not whole:
+        alive = share.layout.seq_sum(share.required.to(torch.int64)) > 0
+        share = share.take_sequences(alive)
+    for piece in share.split_by_tokens(budget, whole_groups=whole):
+        yield piece, piece.required
+
+
+def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:
+    """Keep the log-ratios of computed tokens for metrics (detached)."""
+    logp = live.logp.detach()[wanted]
+    if live.has("old_logp"):
+        report.ratio.append((logp - live.old_logp[wanted]).to(torch.float32))
+        if method.advantage is not None:
+            report.clipped.append(_clipped(method, live)[wanted])
+    if live.has("behaviour_logp"):
+        report.gap.append((logp - live.behaviour_logp[wanted]).to(torch.float32))
+    if live.has("reference_logp"):
+        d = logp - live.reference_logp[wanted]
+        report.reference_kl.append((torch.expm1(-d) + d).to(torch.float32))
+
+
+def _clipped(method: Method, live: Batch) -> Tensor:
+    """[T] bool: tokens with an advantage whose gradient the objective cut off."""
+    with torch.no_grad():
+        pieces = method.objective.pieces(live)
+    clipped: Tensor = (pieces.mask == 0) & live.mask & (live.advantage != 0)
+    return clipped
+
+
+def _summed(totals: dict[str, float], ranks: Ranks) -> dict[str, float]:
+    merged: dict[str, float] = {}
+    for part in ranks.gather_objects(totals):
+        for name, x in part.items():
+            merged[name] = merged.get(name, 0.0) + x
+    return merged
