@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unipo.training.config import TrainConfig, from_dict
+from unipo.training.config import TrainConfig, from_dict, merged, nested
 from unipo.training.run import Result
 from unipo.training.run import train as run_training
+from unipo.training.setup import starter_defaults
 
 
 def train(
@@ -22,12 +23,12 @@ def train(
 ) -> Result:
     """Post-train a model and return what it came to.
 
-    model: directory or Hugging Face id (empty: the starter model).  data: file, dataset directory or hub id; task:
-    a task's name or object instead.  reward: a Python function, a name such as "maths", or a weighted sum.
-    method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with dots,
+    model: directory or Hugging Face id (empty: the starter model, with settings that suit it if no task or data is
+    named).  data: file, dataset directory or hub id; task: a task's name or object instead.  reward: a Python
+    function, a name such as "maths", or a weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with dots,
     e.g. steps=50, optim={"learning_rate": 1e-5}, or **{"sampling.max_tokens": 256}.
     """
-    values = _nested(settings)
+    values = nested(settings)
     values["method"] = method
     if model:
         values.setdefault("policy", {})["model"] = str(model)
@@ -37,20 +38,9 @@ def train(
     if isinstance(task, str):
         section["task"] = task
         task = None
+    if values.get("resume"):
+        values.setdefault("steps", 0)  # as many as the run was started for
+    if task is None:
+        values = merged(starter_defaults(values), values)
     config: TrainConfig = from_dict(TrainConfig, values)
     return run_training(config, reward=reward, task=task)
-
-
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a.b': 1} -> {'a': {'b': 1}}."""
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        *path, last = key.split(".")
-        place = out
-        for name in path:
-            place = place.setdefault(name, {})
-        if isinstance(value, Mapping) and isinstance(place.get(last), dict):
-            place[last].update(value)
-        else:
-            place[last] = dict(value) if isinstance(value, Mapping) else value
-    return out

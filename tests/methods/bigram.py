@@ -57,6 +57,14 @@ class Bigram:
         return [ord(c) % VOCABULARY for c in text]
 
 
+class Spoiling(Bigram):
+    """The same policy, but what it says of tool tokens is not a number."""
+
+    def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
+        poison = float("nan") if weights == "reference" else float("-inf")
+        return torch.where(batch.trainable, super().logp(batch, weights), poison)
+
+
 def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
     """Six prompts with groups of `group` responses, every column a source or a reward can give.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bigram import Bigram, random_rollout
+from bigram import Bigram, Spoiling, random_rollout
 from torch import Tensor
 
 from unipo.batch import Batch
@@ -33,14 +33,6 @@ def rollout(method: Method, seed: int) -> Batch:
         if part.level == "prompt":
             batch = batch.take_prompts(part(batch))
     return batch
-
-
-class Spoiling(Bigram):
-    """The same policy, but what it says of tool tokens is not a number."""
-
-    def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
-        poison = float("nan") if weights == "reference" else float("-inf")
-        return torch.where(batch.trainable, super().logp(batch, weights), poison)
 
 
 def ready(method: Method, seed: int, scorer: type[Bigram] = Bigram) -> tuple[Method, Bigram, Batch]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from bigram import Bigram, random_rollout
+from bigram import Bigram, Spoiling, random_rollout
 from torch import Tensor
 
 from unipo.batch import Batch
@@ -196,6 +196,13 @@ def test_a_part_may_bring_a_signal_with_a_column_of_its_own() -> None:
     expected = plain.advantage * -policy.logp(batch, "reference")
     torch.testing.assert_close(judged.advantage, expected)
     assert [w for w, _ in policy.calls].count("reference") == 2  # once by judge, once by this test
+
+
+def test_what_a_credit_says_off_the_mask_is_not_kept() -> None:
+    method, batch = GRPO.but(name="surprised", credit=(BySurprise(),), regularisers=()), random_rollout(0, 8)
+    spoiled = judge(method, batch, Spoiling(0))
+    assert bool(torch.isnan(spoiled.surprise).any())
+    assert torch.equal(spoiled.advantage, judge(method, batch, Bigram(0)).advantage)
 
 
 def test_without_a_model_the_missing_column_is_named() -> None:

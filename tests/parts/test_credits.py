@@ -189,6 +189,16 @@ def test_only_informative_prompts_are_scored_and_the_rest_is_evidence_of_nothing
     assert longer["counter_logp"].tolist() == [-8, -8, -8, 0, 0, -5, -5, -5]
 
 
+def test_a_prompt_without_advantage_is_not_scored_even_if_it_has_a_wrong_answer() -> None:
+    batch = judged(extracted=["12", "13", "5", "6", "ab", None], score=torch.tensor([1.0, 0, 1, 0, 1, 0]))
+    assert wrong_answers(batch) == ["13", "6", None]
+    scorer = Ordinals()
+    columns = Evidence()(batch, scorer)
+    assert scorer.scored == [2, 1]
+    for column in columns.values():
+        assert column[3:5].tolist() == [0, 0]
+
+
 def test_without_contrast_the_counter_is_the_plain_policy() -> None:
     old = -torch.arange(1.0, 9.0)
     columns = Evidence(contrastive=False)(judged(old_logp=old), Ordinals())

@@ -39,7 +39,6 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "chain": _arithmetic,
     "sort": lambda q: "".join(sorted(q.split()[1])),
     "max": lambda q: max(q.split()[1:], key=int),
-    "count": lambda q: str(q.split()[2].count(q.split()[1])),
     "reverse": lambda q: q.split()[1][::-1],
 }
 
@@ -64,7 +63,6 @@ def test_answers_agree_with_an_independent_solution(kind: str) -> None:
         ("chain", "3+8-5 mod 10=", "<think>3+8=1,1-5=6</think>6"),
         ("sort", "sort 7303", "<think>7,37,037,0337</think>0337"),
         ("max", "max 38 71 45", "<think>38,71,71</think>71"),
-        ("count", "count a abca", "<think>a1b1c1a2</think>2"),
         ("reverse", "reverse stop", "<think>s,ts,ots,pots</think>pots"),
     ],
 )
@@ -115,8 +113,8 @@ def test_tasks_follow_the_protocols() -> None:
 
 
 def test_train_and_heldout_share_no_question_whatever_the_seeds() -> None:
-    one = scratchpad_task(tuple(KINDS), size=900, heldout=450, seed=0)
-    two = scratchpad_task(tuple(KINDS), size=900, heldout=450, seed=1)
+    one = scratchpad_task(tuple(KINDS), size=800, heldout=400, seed=0)
+    two = scratchpad_task(tuple(KINDS), size=800, heldout=400, seed=1)
     train = {e.row["question"] for task in (one, two) for e in task.train}
     held = {e.row["question"] for task in (one, two) for e in task.heldout}
     assert not train & held
@@ -125,9 +123,9 @@ def test_train_and_heldout_share_no_question_whatever_the_seeds() -> None:
 
 
 def test_a_task_has_no_question_twice_and_the_sizes_asked_for() -> None:
-    task = scratchpad_task(tuple(KINDS), size=900, heldout=450)
-    assert len({e.row["question"] for e in task.train}) == len(task.train) == 900
-    assert len({e.row["question"] for e in task.heldout}) == len(task.heldout) == 450
+    task = scratchpad_task(tuple(KINDS), size=800, heldout=400)
+    assert len({e.row["question"] for e in task.train}) == len(task.train) == 800
+    assert len({e.row["question"] for e in task.heldout}) == len(task.heldout) == 400
 
 
 def test_a_task_is_a_function_of_its_seed() -> None:

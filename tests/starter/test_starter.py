@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,9 +13,10 @@ from jinja2.exceptions import TemplateError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from unipo.errors import ConfigError
 from unipo.starter import starter_path
 from unipo.starter.data import IGNORED, Mixture, batches, collate, draw_row, prompt_ids
-from unipo.starter.make import Settings, make, schedule
+from unipo.starter.make import Settings, build_model, make, schedule, train
 from unipo.starter.measure import Accuracy, evidence_effect, respond
 from unipo.starter.tokenizer import build_tokenizer
 from unipo.tasks.scratchpad import DEFAULT_KINDS, KINDS, final_answer, problems, scratchpad_task, split_of
@@ -184,13 +186,29 @@ def test_wilson_interval_by_hand() -> None:
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
 
 
-def test_making_a_model_twice_gives_the_same_weights(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
-    for folder in folders:
-        make(Settings(out=folder, steps=2, batch_size=4, warmup=1, measure=2, weights={"add": 1.0, "max": 1.0}))
-    one, two = (load_file(folder / "model.safetensors") for folder in folders)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    made = (folders[0] / "README.md").read_text(encoding="utf-8")
+def test_the_same_seed_trains_the_same_weights() -> None:
+    tokenizer, weights = build_tokenizer(), []
+    settings = Settings(steps=2, right_steps=1, batch_size=4, warmup=1, weights={"add": 1.0, "max": 1.0})
+    for _ in range(2):
+        model = build_model(tokenizer, seed=4)
+        train(model, tokenizer, settings)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["lm_head.weight"], build_model(tokenizer, seed=4).state_dict()["lm_head.weight"])
+
+
+def test_make_writes_a_model_and_a_card_with_its_settings(tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path, steps=1, right_steps=0, batch_size=2, warmup=0, measure=1, weights={"max": 1.0})
+    make(settings)
+    made = (tmp_path / "README.md").read_text(encoding="utf-8")
+    kept = json.loads(made.split("```json")[1].split("```")[0])
     assert "| max |" in made
-    assert json.loads(made.split("```json")[1].split("```")[0])["steps"] == 2
+    assert kept["steps"] == 1
+    assert "out" not in kept
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() == 801_024
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "<|end|>"
+
+
+def test_make_refuses_a_kind_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'max'"):
+        make(Settings(out=tmp_path, weights={"maxi": 1.0}))

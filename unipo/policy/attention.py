@@ -208,13 +208,21 @@ def packed_attention(
     plan: Plan = unipo_plan
     window = sliding_window if sliding_window is not None and sliding_window < plan.longest else None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if query.is_cuda:
-        out = flex_attention(q, k, v, plan, scale, softcap, window)
-    elif softcap is not None or window is not None or query.device.type != "cpu":
-        out = dense_attention(q, k, v, plan, scale, softcap, window)
-    else:
-        out = _Pieces.apply(q, k, v, plan, scale)  # type: ignore[no-untyped-call]
-    return out[None], None
+    return packed_rows(q, k, v, plan, scale, softcap, window)[None], None
+
+
+def packed_rows(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, softcap: float | None = None, window: int | None = None
+) -> Tensor:
+    """Attention over the packed row by the fastest exact way. q: [N, heads, d]; k, v: [N, kv_heads, d]. Returns q's shape.
+
+    softcap: scores become c tanh(scores / c) (Gemma 2).  window: a query sees the last `window` positions only.
+    """
+    if q.is_cuda:
+        return flex_attention(q, k, v, plan, scale, softcap, window)
+    if softcap is not None or window is not None or q.device.type != "cpu":
+        return dense_attention(q, k, v, plan, scale, softcap, window)
+    return _Pieces.apply(q, k, v, plan, scale)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -236,13 +236,25 @@ def head_weight(causal: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     head: Any = causal.get_output_embeddings()
     if head is None:
         raise ConfigError(f"{type(causal).__name__} has no output embeddings")
-    if not hasattr(head, "base_layer"):
-        return head.weight, getattr(head, "bias", None)
-    weight = head.base_layer.weight
-    for name in head.active_adapters if not head.disable_adapters else ():
-        if name in head.lora_A:
-            weight = weight + head.scaling[name] * (head.lora_B[name].weight @ head.lora_A[name].weight)
-    return weight, getattr(head.base_layer, "bias", None)
+    return linear_weight(head)
+
+
+def linear_weight(module: Any) -> tuple[Tensor, Tensor | None]:
+    """([out, in] weight, [out] bias or None) of a linear layer, with the active plain LoRA adapters on it added."""
+    if not hasattr(module, "base_layer"):
+        return module.weight, getattr(module, "bias", None)
+    weight, bias = module.base_layer.weight, getattr(module.base_layer, "bias", None)
+    if module.disable_adapters or module.merged:
+        if module.disable_adapters and module.merged:
+            raise ConfigError("adapters are merged into the weights and cannot be switched off: unmerge them first")
+        return weight, bias
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
+        if name in module.lora_variant or module.lora_bias.get(name) or module.fan_in_fan_out:
+            raise ConfigError(f"adapter {name!r} on {type(module.base_layer).__name__} is not plain LoRA")
+        weight = weight + module.scaling[name] * (module.lora_B[name].weight @ module.lora_A[name].weight)
+    return weight, bias
 
 
 def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:

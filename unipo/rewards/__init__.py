@@ -26,7 +26,7 @@ from unipo.rewards.length import (
 from unipo.rewards.maths import Maths
 from unipo.rewards.numbers import NumberMatch, find_number
 from unipo.rewards.policy import Failure, Outcome
-from unipo.rewards.registry import BUILTIN, RewardSpec, resolve_reward
+from unipo.rewards.registry import BUILTIN, RewardSpec, resolve_reward, with_failure_policy
 from unipo.rewards.thinking import final_text
 from unipo.tasks.task import Reward, Sample, Scores
 
@@ -64,4 +64,5 @@ __all__ = [
     "soft_overlong",
     "tag_count",
     "think_format",
+    "with_failure_policy",
 ]

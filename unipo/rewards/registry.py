@@ -79,6 +79,24 @@ def resolve_reward(spec: RewardSpec, *, main: str = "") -> Reward:
     return WeightedSum(tuple(term for term, _ in terms), tuple(weight for _, weight in terms), main=main)
 
 
+def with_failure_policy(reward: Reward, on_error: str) -> Reward:
+    """The same reward with `on_error` ("stop" or "skip") in it and in every reward it is made of, where they have one."""
+    if not dataclasses.is_dataclass(reward) or isinstance(reward, type):
+        return reward
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(reward):
+        value = getattr(reward, field.name)
+        if not field.init:
+            continue
+        if field.name == "on_error":
+            changes[field.name] = on_error
+        elif isinstance(value, Reward) and not isinstance(value, type):
+            changes[field.name] = with_failure_policy(value, on_error)
+        elif isinstance(value, tuple) and value and all(isinstance(v, Reward) for v in value):
+            changes[field.name] = tuple(with_failure_policy(v, on_error) for v in value)
+    return cast(Reward, dataclasses.replace(reward, **changes)) if changes else reward
+
+
 def _terms(spec: RewardSpec) -> list[tuple[Reward, float]]:
     if isinstance(spec, str):
         return [(_one(text), weight) for weight, text in split_spec(spec)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unipo.errors import ConfigError
+from unipo.layout import Layout
 from unipo.policy.attention import packed_attention
 from unipo.policy.packing import Plan
 
@@ -124,8 +125,8 @@ class DecodeState:
         self.level += self.level >= 0
         self.width += 1
         self.longest += 1
-        if self.level < 0 or len(self._masks) > 1:
-            self._masks.clear()
+        # Only what prompts of unequal length hide stays the same from step to step.
+        self._masks = {None: self._masks[None]} if self.level >= 0 and None in self._masks else {}
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> LayerCache:
         """Append one token per row. k, v: [kv_heads, R, d]."""
@@ -175,7 +176,7 @@ class DecodeState:
         weights = torch.softmax(weights, -1, dtype=torch.float32 if q.is_cuda else None).to(q.dtype)
         over_context, over_own = weights[..., :context], weights[..., context:]
         values = cache.context_v.view(kv * prompts, context, d)
-        out = torch.bmm(over_own.reshape(kv * rows, r, -1), own_v)
+        out = torch.bmm(over_own.contiguous().view(kv * rows, r, -1), own_v)  # strided, it is several times slower
         if self._place is None:
             out.view(kv * prompts, -1, d).baddbmm_(over_context.reshape(kv * prompts, -1, context), values)
             return out.view(kv, rows, r, d)
@@ -185,7 +186,7 @@ class DecodeState:
 
     def _mask(self, window: int | None, context: int, dtype: torch.dtype) -> Masks:
         """([R, 1, C], [R, 1, width]) additive masks, None where nothing is hidden; kept for the other layers."""
-        if window not in self._masks or (self.level < 0 and window is None and self._masks[window][1] is None):
+        if window not in self._masks:
             self._masks[window] = self._make_masks(window, context, dtype)
         return self._masks[window]
 
@@ -219,3 +220,62 @@ def _grow(x: Tensor, width: int) -> Tensor:
     bigger = x.new_zeros(x.shape[0], x.shape[1], capacity, x.shape[3])
     bigger[:, :, : x.shape[2]] = x
     return bigger
+
+
+def first_state(prefill: Prefill, layout: Layout, row_prompt: Tensor, room: int) -> DecodeState:
+    """The state of rows that have written nothing yet. layout: of the prompts; row_prompt: [R] ascending; room:
+    tokens per row to make room for at first."""
+    state = DecodeState(row_prompt, layout.context_lengths, torch.zeros_like(row_prompt))
+    for layer, keys in prefill.keys.items():
+        context_k, context_v = (_padded(x, layout) for x in (keys, prefill.values[layer]))
+        own = (context_k.new_zeros(context_k.shape[0], len(row_prompt), room, context_k.shape[3]) for _ in range(2))
+        state.layers[layer] = LayerCache(context_k, context_v, *own)
+    state.arrange()
+    return state
+
+
+def keep_rows(state: DecodeState, index: Tensor) -> DecodeState:
+    """Only these rows, and only the prompts they still need. index: [K] ascending."""
+    prompts, row_prompt = state.row_prompt[index].unique(return_inverse=True)
+    kept = DecodeState(row_prompt, state.context_lengths[prompts], state.lengths[index])
+    all_prompts = len(prompts) == len(state.context_lengths)
+    for layer, c in state.layers.items():
+        context_k, context_v = (x if all_prompts else x.index_select(1, prompts) for x in (c.context_k, c.context_v))
+        kept.layers[layer] = LayerCache(context_k, context_v, *(x.index_select(1, index) for x in (c.own_k, c.own_v)))
+    kept.arrange()
+    return kept
+
+
+def join_rows(a: DecodeState, b: DecodeState) -> DecodeState:
+    """Rows of `b` after those of `a`; a prompt that continues in `b` is simply cached twice until its rows finish."""
+    row_prompt = torch.cat([a.row_prompt, b.row_prompt + len(a.context_lengths)])
+    context_lengths = torch.cat([a.context_lengths, b.context_lengths])
+    joined = DecodeState(row_prompt, context_lengths, torch.cat([a.lengths, b.lengths]))
+    for layer, x in a.layers.items():
+        y = b.layers[layer]
+        names = ("context_k", "context_v", "own_k", "own_v")
+        joined.layers[layer] = LayerCache(*(_stack(getattr(x, name), getattr(y, name)) for name in names))
+    joined.arrange()
+    return joined
+
+
+def _padded(rows: Tensor, layout: Layout) -> Tensor:
+    """[N, kv_heads, d] context rows -> [kv_heads, P, C, d], zeros on the padding."""
+    width = int(layout.context_lengths.max())
+    prompts = layout.n_prompts
+    rows = rows.to(cache_dtype(rows))
+    if bool((layout.context_lengths == width).all()):
+        return rows.unflatten(0, (prompts, width)).permute(2, 0, 1, 3).contiguous()
+    out = rows.new_zeros(prompts, width, *rows.shape[1:])
+    real = torch.arange(width, device=rows.device)[None, :] < layout.context_lengths[:, None]
+    out[real] = rows
+    return out.permute(2, 0, 1, 3).contiguous()
+
+
+def _stack(x: Tensor, y: Tensor) -> Tensor:
+    """Concatenate [kv, n, width, d] blocks along n; widths may differ, the narrower is padded with zeros."""
+    width = max(x.shape[2], y.shape[2])
+    out = x.new_zeros(x.shape[0], x.shape[1] + y.shape[1], width, x.shape[3])
+    out[:, : x.shape[1], : x.shape[2]] = x
+    out[:, x.shape[1] :, : y.shape[2]] = y
+    return out

@@ -1,4 +1,7 @@
-"""The forward pass while decoding: through the model's own layers, or, for the common family, a leaner one."""
+"""The forward pass while decoding: what a decoder does, and the one that runs any model through its own layers.
+
+`unipo.rollout.lean` holds a leaner one for the Llama family.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ from unipo.rollout.cache import DecodeState, Prefill
 
 
 class Decoder(Protocol):
+    """Forwards prompts and single tokens. name: what `EngineStats.decoder` reports."""
+
+    name: str
+
     def prefill(self, prefill: Prefill) -> Tensor:
         """Run the contexts of a plan; fills the prefill's keys and values. Returns [N, d] hidden states."""
         ...
@@ -28,19 +35,24 @@ class Decoder(Protocol):
 
 
 class ModelDecoder:
-    """Any `transformers` causal language model, through its own layers."""
+    """Any `transformers` causal language model, through its own layers.
 
-    def __init__(self, policy: Policy) -> None:
+    reason: why nothing leaner is used.  plain: compute in the weights' dtype even where the policy uses autocast.
+    """
+
+    def __init__(self, policy: Policy, reason: str = "", plain: bool = False) -> None:
+        self.name = f"model ({reason})" if reason else "model"
+        self.plain = plain
         self.policy = policy
         self.body = policy.causal.base_model
         self.weight, self.bias = head_weight(policy.causal)
         self.spec: HeadSpec = head_spec(policy.causal.config)
-        if policy.spec.compute == "bfloat16":
+        if policy.spec.compute == "bfloat16" and not plain:
             self.weight = self.weight.to(torch.bfloat16)
             self.bias = None if self.bias is None else self.bias.to(torch.bfloat16)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        return self.policy._autocast()
+        return contextlib.nullcontext() if self.plain else self.policy._autocast()
 
     def prefill(self, prefill: Prefill) -> Tensor:
         plan = prefill.plan
@@ -59,15 +71,14 @@ class ModelDecoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         z = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
-        if z.dtype not in (torch.float32, torch.float64):
-            z = z.float()
-        if self.spec.scale != 1.0:
-            z = z * self.spec.scale
-        if self.spec.softcap is not None:
-            z = self.spec.softcap * torch.tanh(z / self.spec.softcap)
-        return z
+        return finish_logits(z, self.spec)
 
 
-def decoder_for(policy: Policy) -> Decoder:
-    """The fastest decoder that is exact for this model."""
-    return ModelDecoder(policy)
+def finish_logits(z: Tensor, spec: HeadSpec) -> Tensor:
+    """Scale and cap raw logits as the architecture does, in at least float32. z: [n, V], destroyed."""
+    z = z if z.dtype in (torch.float32, torch.float64) else z.float()
+    if spec.scale != 1.0:
+        z = z.mul_(spec.scale)
+    if spec.softcap is not None:
+        z = z.div_(spec.softcap).tanh_().mul_(spec.softcap)
+    return z

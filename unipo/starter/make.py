@@ -1,11 +1,11 @@
 """Makes the starter model: `python -m unipo.starter.make`. About ten minutes on one core.
 
-A Qwen3 of 0.8 million weights learns to imitate generated demonstrations of `unipo.tasks.scratchpad`.  A
-share of the demonstrations (`slip_rate`) is wrong on purpose: one step is off, usually by one, and the
-rest builds on it.  Slips fall on random steps, so the model learns the rule and, beside it, a small
-probability of breaking it at every step; its samples are right about as often as its teachers were, while
-its greedy answers are much better.  That gap is what reinforcement learning closes.  Nothing else is done
-to make it bad, and nothing to make any method look good.
+A Qwen3 of 0.8 million weights learns to imitate generated demonstrations of `unipo.tasks.scratchpad`.  At
+first they are all right (`right_steps`); then a share of them (`slip_rate`) is wrong on purpose: one step is
+off, usually by one, and the rest builds on it.  Slips fall on random steps, so the model knows the rule and,
+beside it, a small probability of breaking it at every step; its samples are right about as often as its
+teachers were, while its greedy answers are much better.  That gap is what reinforcement learning closes.
+Nothing else is done to make it bad, and nothing to make any method look good.
 
 The same seed, settings, thread count and library versions give the same weights; other machines and
 versions may differ in the last bits, and training amplifies them.
@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,20 @@ HERE = Path(__file__).resolve().parent
 class Settings:
     """How the starter is made.
 
+    right_steps: of the `steps`, those at the start that see right demonstrations only; the rules are learnt
+    several times faster so.  slip_rate: share of demonstrations with a wrong step after that.
     weights: how often each kind is shown, relative to the others.  learning_rate: highest value, after
     `warmup` steps; a cosine takes it to zero.  measure: held-out problems per kind in the model card.
     """
 
     out: Path = HERE / "model"
-    steps: int = 2800
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    warmup: int = 100
+    steps: int = 5600
+    right_steps: int = 3400
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 200
     weight_decay: float = 0.01
-    slip_rate: float = 0.5
+    slip_rate: float = 0.45
     evidence_rate: float = 0.15
     weights: dict[str, float] = field(
         default_factory=lambda: {
@@ -59,7 +63,6 @@ class Settings:
             "chain": 1.0,
             "sort": 1.0,
             "max": 0.75,
-            "count": 0.75,
             "reverse": 0.75,
         }
     )
@@ -112,8 +115,12 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: 
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(step, settings))
-    mixture = Mixture(settings.weights, settings.slip_rate, settings.evidence_rate)
-    stream = batches(tokenizer, mixture, settings.batch_size, settings.seed)
+    right = Mixture(settings.weights, 0.0, settings.evidence_rate)
+    slipping = Mixture(settings.weights, settings.slip_rate, settings.evidence_rate)
+    stream = chain(
+        islice(batches(tokenizer, right, settings.batch_size, settings.seed), settings.right_steps),
+        batches(tokenizer, slipping, settings.batch_size, settings.seed + 1),
+    )
     model.train()
     started, running = time.perf_counter(), 0.0
     for step in range(1, settings.steps + 1):
@@ -140,8 +147,8 @@ library_name: transformers
 
 A Qwen3 of {parameters:,} weights with a character tokenizer, made by `python -m unipo.starter.make` to be
 post-trained: it works out small sums and word games step by step, and often slips. {slip:.0%} of the generated
-demonstrations it learnt from have one wrong step on which the rest builds, so its samples go wrong about as
-often, and its greedy answers much less. It is of no use for anything else.
+demonstrations it learnt from in the second part of its training have one wrong step on which the rest builds,
+so its samples go wrong about as often, and its greedy answers much less. It is of no use for anything else.
 
 Prompt: `<|user|>347+586=<|end|><|assistant|>`. Response: `<think>7+6=13,4+8+1=13,3+5+1=9</think>933<|end|>`.
 

@@ -208,21 +208,6 @@ def _work_max(question: str, hand: Hand) -> tuple[list[str], str]:
     return steps, str(best)
 
 
-def _ask_count(rng: Random) -> str:
-    letter = rng.choice(LETTERS)
-    word = (letter if rng.random() < 0.4 else rng.choice(LETTERS) for _ in range(rng.randint(5, 7)))
-    return f"count {letter} {''.join(word)}"
-
-
-def _work_count(question: str, hand: Hand) -> tuple[list[str], str]:
-    _, letter, word = question.split(" ")
-    steps, seen = [], 0
-    for each in word:
-        seen = hand.number(seen + (each == letter))
-        steps.append(f"{each}{seen}")
-    return ["".join(steps)], str(seen)
-
-
 def _ask_reverse(rng: Random) -> str:
     return f"reverse {''.join(rng.choices(LETTERS, k=rng.randint(4, 5)))}"
 
@@ -247,7 +232,6 @@ KINDS: Mapping[str, Kind] = _kinds(
     Kind("chain", _ask_chain, _work_chain),
     Kind("sort", _ask_sort, _work_sort),
     Kind("max", _ask_max, _work_max),
-    Kind("count", _ask_count, _work_count),
     Kind("reverse", _ask_reverse, _work_reverse),
 )
 

@@ -28,7 +28,7 @@ class DataConfig:
     reward: a reward for sampled responses, e.g. "maths", "0.9*maths + 0.1*format:r1" or "rewards.py:score"; the
     task's own if empty.
     heldout: which prompts are kept for evaluation.  max_prompt: longest prompt in tokens (0: what the model holds).
-    long_prompts, bad_rows: "stop" names the offender, "skip" counts it.
+    long_prompts, bad_rows, bad_rewards: "stop" names the offender, "skip" counts it and goes on without it.
     """
 
     task: str = ""
@@ -42,6 +42,7 @@ class DataConfig:
     max_prompt: int = 0
     long_prompts: Literal["stop", "skip"] = "stop"
     bad_rows: Literal["stop", "skip"] = "stop"
+    bad_rewards: Literal["stop", "skip"] = "stop"
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ class SaveConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """completions: sampled responses written per step.  tensorboard: also write event files."""
+    """completions: sampled responses written per step.  tensorboard: also write event files (needs that package)."""
 
     completions: int = 8
-    tensorboard: bool = True
+    tensorboard: bool = False
     progress: bool = True
 
 
@@ -151,11 +152,12 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "") -> An
         name = str(key).replace("-", "_")
         if name not in known:
             raise unknown("key", f"{where}{key}", [f"{where}{n}" for n in known])
-        given[name] = _fit(hints[name], value, f"{where}{name}")
+        given[name] = fitted(hints[name], value, f"{where}{name}")
     return kind(**given)
 
 
-def _fit(hint: Any, value: Any, where: str) -> Any:
+def fitted(hint: Any, value: Any, where: str) -> Any:
+    """A plain value as the type a setting has; a wrong type is an error that names the setting."""
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a mapping of its keys, got {value!r}")
@@ -181,6 +183,31 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
         names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed) or str(hint)
         raise ConfigError(f"{where} must be {names}, got {value!r} ({type(value).__name__})")
     return value
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"optim.learning_rate": 1} -> {"optim": {"learning_rate": 1}}; the paths inside `set` stay as they are."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        head, *rest = str(key).split(".")
+        path = [".".join(rest)] if head == "set" and rest else rest
+        for name in reversed(path):
+            value = {name: value}
+        out = merged(out, {head: value})
+    return out
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other; a later value wins, sections are merged key by key."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            name = str(key).replace("-", "_")
+            below = out.get(name)
+            if isinstance(value, Mapping):
+                value = merged(below if isinstance(below, Mapping) else {}, value)
+            out[name] = value
+    return out
 
 
 def load_config(path: str | Path) -> TrainConfig:

@@ -29,7 +29,8 @@ class Display:
         self._last = 0.0
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        # A log file gets one line per note, however long; a terminal wraps at its own width.
+        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
     @contextmanager
     def stage(self, what: str) -> Iterator[None]:

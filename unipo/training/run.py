@@ -188,7 +188,8 @@ class _Run:
                 "seconds": self.training_seconds,
             }
             root = self.folder.path / "checkpoints"
-            save_checkpoint(root, self.trainer.step_number, self.setup.policy.save, state, self.config.save.keep)
+            with _without_progress_bars():
+                save_checkpoint(root, self.trainer.step_number, self.setup.policy.save, state, self.config.save.keep)
         self.ranks.barrier()
 
     def _resume(self) -> None:
@@ -211,6 +212,20 @@ class _Run:
         self.before, self.training_seconds = state["before"], state["seconds"]
         self.folder.cut_after(step)
         self.display.note(f"resuming after step {step}")
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for every file it writes, which would run through the display's lines."""
+    from transformers import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @dataclass

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from unipo.errors import ConfigError, DataError
 from unipo.method import Method
@@ -21,9 +24,18 @@ from unipo.tasks.task import Example, Reward, Task
 from unipo.training.config import DataConfig, TrainConfig
 from unipo.training.optim import resolve_optim
 from unipo.training.prompts import Prompt
+from unipo.training.setting import changed
 
-# What the starter model is known to learn with, used when neither model nor task is given.
-STARTER_DEFAULTS: dict[str, Any] = {"max_tokens": 48, "learning_rate": 3e-4}
+# What the starter model learns the scratchpad task with, used below every setting of the user when neither another
+# model nor another task is named. Keys of `TrainConfig`.
+STARTER_DEFAULTS: dict[str, Any] = {
+    "method": "cepo",
+    "steps": 60,
+    "prompts": 8,
+    "sampling": {"max_tokens": 48},
+    "optim": {"learning_rate": 1e-4},
+}
+STARTER = "starter"
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,14 @@ def resolve_method(name: str, changes: Mapping[str, Any] | None = None, plugins:
     """A method of the catalogue with some settings changed; plugins are loaded first."""
     for path in plugins:
         load_plugin(path)
-    method = get_method(name)
-    return method.but(**changes) if changes else method
+    return changed(get_method(name), changes or {})
 
 
 def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> Setup:
     """Load and check everything. reward, task: objects given from Python instead of names in the configuration."""
+    # Adapters start at random, and an in-process reward may use the global generators.
+    torch.manual_seed(config.seed)
+    random.seed(config.seed)
     method = resolve_method(config.method, config.set, config.plugin).bound_to(config.sampling.max_tokens)
     config = replace(config, optim=resolve_optim(config.optim, method.defaults))
     task = task or load_task(config.data, method)
@@ -69,11 +83,26 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
 
 
 def _with_starter(spec: PolicySpec) -> PolicySpec:
-    if spec.model:
-        return spec
+    return replace(spec, model=model_path(spec.model))
+
+
+def model_path(name: str) -> str:
+    """A model's directory or hub id; "" and "starter" (unless a directory is called so) are the shipped model."""
+    if name and (name != STARTER or Path(name).is_dir()):
+        return name
     from unipo.starter import starter_path
 
-    return replace(spec, model=str(starter_path()))
+    return str(starter_path())
+
+
+def starter_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`STARTER_DEFAULTS` where the nested settings name no other model, task or data; else nothing."""
+    policy, data = values.get("policy") or {}, values.get("data") or {}
+    if not isinstance(policy, Mapping) or not isinstance(data, Mapping):
+        return {}  # a section that is no mapping is reported where the configuration is made
+    task = str(data.get("task") or "scratchpad").partition("?")[0]
+    own = policy.get("model", "") in ("", STARTER) and not data.get("data") and task == "scratchpad"
+    return dict(STARTER_DEFAULTS) if own else {}
 
 
 def load_task(data: DataConfig, method: Method) -> Task:
@@ -100,7 +129,7 @@ def load_task(data: DataConfig, method: Method) -> Task:
 
 
 def _reward(method: Method, data: DataConfig, given: Any, task: Task) -> Reward | None:
-    from unipo.rewards import resolve_reward
+    from unipo.rewards import resolve_reward, with_failure_policy
 
     if not method.online:
         if given is not None or data.reward:
@@ -108,7 +137,9 @@ def _reward(method: Method, data: DataConfig, given: Any, task: Task) -> Reward 
         return None
     spec = given if given is not None else data.reward
     if spec is not None and spec != "":
-        return resolve_reward(spec)
+        reward = resolve_reward(spec)
+        # A reward made in Python with its own policy keeps it unless the run asks for skipping.
+        return with_failure_policy(reward, "skip") if data.bad_rewards == "skip" else reward
     if task.reward is None:
         raise ConfigError(
             f"{method.name} needs a reward for {task.name!r}: --data.reward numbers, --data.reward maths, "

@@ -57,7 +57,7 @@ def run_updates(
             policy.updates += 1
             policy.update_reference()
     report.seconds = time.perf_counter() - start
-    return report
+    return merge_reports(ranks.gather_objects(report)) if ranks.world > 1 else report
 
 
 def _one_step(
@@ -97,6 +97,17 @@ def _one_step(
     report.steps += 1
     for name, x in _summed(totals, ranks).items():
         report.losses[name] = report.losses.get(name, 0.0) + x
+
+
+def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
+    """One report of what all ranks did: counts add up, observed tokens are put together, the rest is common."""
+    first = reports[0]
+    for name in ("positions", "computed", "pieces"):
+        setattr(first, name, sum(getattr(r, name) for r in reports))
+    for name in ("ratio", "clipped", "gap", "reference_kl"):
+        setattr(first, name, [x for r in reports for x in getattr(r, name)])
+    first.seconds = max(r.seconds for r in reports)
+    return first
 
 
 def micro_batches(

@@ -23,14 +23,14 @@ def pair(logp: list[float], reference: list[float], preference: tuple[int, int] 
 def test_a_pair_by_hand() -> None:
     """D = (-10 + 12) - (-14 + 13) = 3; loss = -log sigma(0.3) = 0.554355; slope -0.1 sigma(-0.3) = -0.0425557."""
     loss, gradient = value_and_gradient(DPO(beta=0.1), pair([-10, -14], [-12, -13]))
-    assert float(loss) == pytest.approx(0.554355, abs=1e-6)
+    assert loss.item() == pytest.approx(0.554355, abs=1e-6)
     close(gradient, [-0.0425557, 0.0425557], 1e-7)
 
 
 def test_label_smoothing_by_hand() -> None:
     """0.9 (0.554355) + 0.1 (0.554355 + 0.3); slope -0.1 (sigma(-0.3) - 0.1)."""
     loss, gradient = value_and_gradient(DPO(beta=0.1, label_smoothing=0.1), pair([-10, -14], [-12, -13]))
-    assert float(loss) == pytest.approx(0.584355, abs=1e-6)
+    assert loss.item() == pytest.approx(0.584355, abs=1e-6)
     close(gradient, [-0.0325557, 0.0325557], 1e-7)
 
 
@@ -68,7 +68,7 @@ def test_masked_tokens_and_empty_responses() -> None:
         [2, 0], [2], logp=[-1.0, -math.inf], reference_logp=[-2.0, math.nan], preference=[1, 0], mask=[True, False]
     )
     loss, gradient = value_and_gradient(DPO(), batch)
-    assert float(loss) == pytest.approx(math.log1p(math.exp(-0.1)))
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-0.1)))
     assert gradient.tolist()[1] == 0
     assert math.isfinite(gradient.tolist()[0])
 
@@ -136,7 +136,7 @@ def test_what_is_not_a_pair_is_refused() -> None:
 def test_a_uniform_model_has_loss_log_vocabulary() -> None:
     batch = batch_of([3, 2], logp=[-math.log(50)] * 5)
     loss = (LogLikelihood()(batch) * TokenMean().weights(batch)).sum()
-    assert float(loss) == pytest.approx(math.log(50))
+    assert loss.item() == pytest.approx(math.log(50))
 
 
 def test_the_gradient_by_logits_is_softmax_minus_onehot_over_the_count() -> None:
@@ -184,4 +184,4 @@ def test_the_average_of_pairs_is_over_pairs() -> None:
         [1, 1, 1, 1], [2, 2], logp=[-10, -14, -1, -1], reference_logp=[-12, -13, -1, -1], preference=[1, 0, 1, 0]
     )
     loss = (DPO()(batch) * GroupMean().weights(batch, "prompt")).sum()
-    assert float(loss) == pytest.approx((0.554355 + math.log(2)) / 2, abs=1e-6)
+    assert loss.item() == pytest.approx((0.554355 + math.log(2)) / 2, abs=1e-6)

@@ -1,0 +1,40 @@
+"""What every test runs under: one torch thread, no network, and, with --core, no optional package.
+
+One thread because several workers (or several ranks of one test) with a thread pool each wait for one another at
+every small product; generation on two cores was seen to become forty times slower.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Before torch is imported, and inherited by processes that tests start.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Packages of the extras in pyproject.toml, under the names they are imported by.
+OPTIONAL = (
+    *("peft", "accelerate", "datasets", "pyarrow", "pandas", "reasoning_gym", "math_verify", "latex2sympy2_extended"),
+    *("matplotlib", "scipy", "tensorboard"),
+)
+
+torch.set_num_threads(1)
+settings.register_profile("unipo", deadline=None, print_blob=True)  # no timing assertions: the machine may be busy
+settings.load_profile("unipo")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--core", action="store_true", help="hide the packages of the optional extras from the tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--core"):
+        for name in OPTIONAL:
+            sys.modules[name] = None  # type: ignore[assignment]  # importing it is then a ModuleNotFoundError

@@ -1,0 +1,52 @@
+"""Small runs of the starter model, shared by the tests of the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import unipo
+
+TIMED = ("seconds/", "speed/", "mfu/")
+
+
+def quick(run: Path, method: str = "grpo", steps: int = 3, **settings: Any) -> unipo.training.run.Result:
+    """A run of a few steps of four small groups, without TensorBoard."""
+    base: dict[str, Any] = {
+        "sampling.max_tokens": 40,
+        "optim.learning_rate": 1e-4,
+        "eval.prompts": 8,
+        "log.tensorboard": False,
+        "log.progress": False,
+        "prompts": 4,
+        "run": str(run),
+    }
+    return unipo.train(method=method, steps=steps, **(base | settings))
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """Logged metrics without those that measure time."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(TIMED)} for line in lines]
+
+
+def weights(run: Path, step: int) -> dict[str, Any]:
+    files = (run / "checkpoints" / f"step-{step:06d}" / "model").glob("*.safetensors")
+    return {name: tensor for file in files for name, tensor in load_file(str(file)).items()}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[[list[dict[str, Any]]], str]:
+    """Write rows to a JSONL file and return its path."""
+
+    def write(data: list[dict[str, Any]], name: str = "data.jsonl") -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in data))
+        return str(path)
+
+    return write

@@ -1,0 +1,173 @@
+"""Every mistake a user can make ends in an error that names it, before training where possible."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import metrics, quick
+from unipo.errors import ConfigError, DataError, RewardError
+from unipo.starter import starter_path
+
+Rows = Callable[..., str]
+SUMS = [{"prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(8)]
+
+
+def on_data(tmp_path: Path, data: str, reward: Any = "numbers", method: str = "grpo", **settings: Any) -> Any:
+    off = {"eval.before": False, "eval.after": False}
+    return quick(tmp_path / "run", method, steps=1, reward=reward or None, **({"data.data": data} | off | settings))
+
+
+def test_an_empty_dataset(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(DataError, match=r"no rows|empty"):
+        on_data(tmp_path, rows([]))
+
+
+def test_a_missing_field_lists_what_there_is(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(DataError, match=r"fields\.prompt"):
+        on_data(tmp_path, rows([{"foo": "1+1=", "answer": "2"}]))
+
+
+def test_a_row_without_prompt_is_named(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(DataError, match="2"):
+        on_data(tmp_path, rows([SUMS[0], {"prompt": "", "answer": "2"}]))
+
+
+def test_an_answer_of_the_wrong_type_is_named(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(DataError, match="answer"):
+        on_data(tmp_path, rows([SUMS[0], {"prompt": "1+1=", "answer": ["2"]}]))
+
+
+def test_a_prompt_longer_than_the_context_stops_or_is_counted(tmp_path: Path, rows: Rows) -> None:
+    data = rows([*SUMS, {"prompt": "1" * 600, "answer": "1"}])
+    with pytest.raises(DataError, match="example 8"):
+        on_data(tmp_path, data)
+    on_data(tmp_path, data, **{"data.long_prompts": "skip"})
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert events[0] == {"step": 0, "event": "left out", "prompt too long": 1}
+
+
+def test_a_group_of_one_has_no_baseline(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="group_size >= 2"):
+        quick(tmp_path / "run", "grpo", set={"source.group_size": 1})
+
+
+def test_all_rewards_equal_makes_no_update_and_is_counted(tmp_path: Path, rows: Rows) -> None:
+    from unipo.rewards import FunctionReward
+
+    constant = FunctionReward(lambda completion: 0.1, isolate=False)
+    quick(tmp_path / "run", "grpo-token", steps=2, reward=constant, **{"eval.before": False, "eval.after": False})
+    for m in metrics(tmp_path / "run"):
+        assert m["groups/zero_variance"] == 1.0
+        assert m["events/no_group_has_signal"] == 1.0
+        assert m["updates/skipped"] == 1.0
+        assert m["tokens/computed"] == 0.0
+
+
+def test_all_responses_truncated_is_counted(tmp_path: Path) -> None:
+    quick(tmp_path / "run", steps=1, **{"sampling.max_tokens": 4})
+    (m,) = metrics(tmp_path / "run")
+    assert m["truncated"] == 1.0
+    assert m["events/all_truncated"] == 1.0
+
+
+def test_pad_equal_to_eos_changes_nothing(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(starter_path(), model)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["pad_token"] = config["eos_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    quick(tmp_path / "a", steps=2)
+    quick(tmp_path / "b", steps=2, **{"policy.model": str(model)})
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(starter_path(), model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    for i in range(400):
+        vocabulary[f"extra{i}"] = len(vocabulary)
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match="do not belong together"):
+        quick(tmp_path / "run", **{"policy.model": str(model)})
+
+
+def test_a_model_directory_without_weights(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(starter_path(), model, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ConfigError, match="holds no weights"):
+        quick(tmp_path / "run", **{"policy.model": str(model)})
+
+
+REWARDS = {
+    "hangs": ("import time\ndef score(completion):\n    time.sleep(1000)\n", "deadline|time"),
+    "raises": ("def score(completion):\n    raise ValueError('broken scorer')\n", "broken scorer"),
+    "not a number": ("def score(completion):\n    return float('nan')\n", "nan"),
+    "too few": ("def score(completions):\n    return [1.0]\n", "1"),
+    "text": ("def score(completion):\n    return 'good'\n", "good"),
+}
+
+
+@pytest.mark.parametrize("kind", REWARDS)
+def test_a_broken_reward_stops_the_run_and_shows_the_response(kind: str, tmp_path: Path, rows: Rows) -> None:
+    from unipo.rewards import FunctionReward
+
+    source, message = REWARDS[kind]
+    file = tmp_path / "rewards.py"
+    file.write_text(source)
+    start = time.time()
+    with pytest.raises(RewardError, match=message):
+        on_data(tmp_path, rows(SUMS), FunctionReward(f"{file}:score", seconds=1.0))
+    assert time.time() - start < 60, "the deadline did not hold"
+
+
+def test_a_broken_reward_can_be_counted_and_skipped(tmp_path: Path, rows: Rows) -> None:
+    file = tmp_path / "rewards.py"
+    file.write_text("def score(completion, answer):\n    if answer == '3': raise ValueError('no')\n    return float(len(completion) % 2)\n")
+    settings = {"data.bad_rewards": "skip", "prompts": 8}
+    on_data(tmp_path, rows(SUMS), f"{file}:score", **settings)
+    (m,) = metrics(tmp_path / "run")
+    assert m["events/raised"] == 8.0  # one prompt of eight, eight responses each
+    assert m["unscored"] == 0.125
+
+
+def test_unknown_names_suggest_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'grpo'"):
+        quick(tmp_path / "run", "grp")
+    with pytest.raises(ConfigError, match=r"did you mean 'optim\.learning_rate'"):
+        quick(tmp_path / "run", **{"optim.learning_rte": 1.0})
+    with pytest.raises(ConfigError, match="did you mean 'high'"):
+        quick(tmp_path / "run", set={"objective.hihg": 0.3})
+
+
+def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"optim\.learning_rate must be"):
+        quick(tmp_path / "run", **{"optim.learning_rate": "fast"})
+    with pytest.raises(ConfigError, match="steps must be int"):
+        quick(tmp_path / "run", steps="many")  # type: ignore[arg-type]
+
+
+def test_truncated_sampling_is_refused_for_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="whole distribution"):
+        quick(tmp_path / "run", **{"sampling.top_p": 0.9})
+
+
+def test_a_method_with_evidence_needs_answers(tmp_path: Path, rows: Rows) -> None:
+    data = rows([{"prompt": f"{i}+1="} for i in range(4)])
+    file = tmp_path / "rewards.py"
+    file.write_text("def score(completion):\n    return float(len(completion) % 2)\n")
+    with pytest.raises(DataError, match="have none"):
+        on_data(tmp_path, data, f"{file}:score", method="cepo")
+
+
+def test_an_online_method_without_reward(tmp_path: Path, rows: Rows) -> None:
+    with pytest.raises(ConfigError, match="needs a reward"):
+        on_data(tmp_path, rows(SUMS), "")

@@ -1,0 +1,111 @@
+"""What a full disk, a damaged file or a missing permission does to a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unipo
+from tests.training.conftest import metrics, quick
+from unipo.errors import CheckpointError, ConfigError
+from unipo.training.checkpoint import list_checkpoints, newest_good, save_checkpoint, verify_checkpoint
+
+
+def corrupt(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(bytes(data))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    quick(run, steps=3, **{"save.every": 1, "save.keep": 0})
+    corrupt(run / "checkpoints" / "step-000003" / "trainer.pt")
+    quick(run, steps=4, resume=True, **{"log.progress": True})
+    assert [m["step"] for m in metrics(run)] == [1, 2, 3, 4]
+    assert "step-000003: trainer.pt is damaged" in capsys.readouterr().err
+    assert "damaged checkpoint passed over" in (run / "events.jsonl").read_text()
+
+
+def test_when_every_checkpoint_is_damaged_the_run_stops(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    quick(run, steps=1)
+    corrupt(run / "checkpoints" / "step-000001" / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        quick(run, steps=2, resume=True)
+
+
+@pytest.mark.parametrize("name", ["trainer.pt", "checksums.json", "model/weights"])
+def test_a_missing_file_is_found_out(name: str, tmp_path: Path) -> None:
+    def model(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"123")
+
+    path = save_checkpoint(tmp_path, 5, model, {"step": 5})
+    assert verify_checkpoint(path) is None
+    (path / name).unlink()
+    assert "missing" in str(verify_checkpoint(path))
+
+
+def test_an_unfinished_checkpoint_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / ".step-000007.partial").mkdir()
+    assert list_checkpoints(tmp_path) == []
+    assert newest_good(tmp_path) is None
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    quick(tmp_path / "run", steps=4, **{"save.every": 1, "save.keep": 2})
+    assert [s for s, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [4, 3]
+
+
+def test_a_full_disk_says_so_and_leaves_earlier_checkpoints_whole(tmp_path: Path) -> None:
+    # A file-size limit makes writes fail in the middle, as a full disk does; the first checkpoint was written before.
+    quick(tmp_path / "run", steps=1)
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from tests.training.conftest import quick;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000));"
+        "quick(Path(sys.argv[1]), steps=2, resume=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")],
+        cwd=Path(unipo.__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "could not write checkpoint" in done.stderr
+    assert "go on with --resume" in done.stderr
+    assert [s for s, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [1]
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*partial"))
+    assert verify_checkpoint(tmp_path / "run" / "checkpoints" / "step-000001") is None
+
+
+def test_a_run_directory_that_cannot_be_written_is_an_error_before_anything_is_loaded(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot write the run directory"):
+        quick(blocker / "run", **{"policy.model": "/nowhere/at/all"})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_write_permission_is_an_error(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    with pytest.raises(ConfigError, match="cannot write the run directory"):
+        quick(locked / "run")
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    quick(tmp_path / "run", steps=1)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        quick(tmp_path / "run", steps=1)
+
+
+def test_nothing_to_resume_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        quick(tmp_path / "none", resume=True)

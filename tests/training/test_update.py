@@ -1,0 +1,136 @@
+"""The optimiser steps of a batch, on a real (tiny) model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from unipo.batch import Batch
+from unipo.errors import TrainingError
+from unipo.judge import judge, loss, required_tokens, weigh
+from unipo.training.config import OptimConfig, TrainConfig, from_dict
+from unipo.training.loop import Trainer
+from unipo.training.optim import Optimiser, rate_factor, resolve_optim
+from unipo.training.ranks import Ranks
+from unipo.training.setup import build
+from unipo.training.update import merge_reports, micro_batches, run_updates
+
+
+def trainer(method: str, **settings: Any) -> Trainer:
+    base = {"steps": 4, "prompts": 3, "sampling": {"max_tokens": 40}, "optim": {"learning_rate": 1e-4}}
+    return Trainer(build(from_dict(TrainConfig, base | {"method": method} | settings)))
+
+
+def judged(run: Trainer) -> Batch:
+    collected = run.collect()
+    assert collected is not None
+    batch = collected.batch
+    if run.old_logp == "behaviour":
+        batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
+    return judge(run.method, batch, run.scorer)
+
+
+def gradient(run: Trainer, batch: Batch, budget: int | None, ranks: int = 1) -> dict[str, Tensor]:
+    """Summed gradient over micro-batches and (simulated) ranks."""
+    run.optimiser.zero()
+    required = required_tokens(run.method, batch)
+    for rank in range(ranks):
+        for piece, wanted in micro_batches(run.method, batch, required, budget, Ranks(rank, ranks)):
+            loss(run.method, piece.with_columns(None, **run.policy.columns(piece, wanted))).total.backward()
+    return {n: p.grad.clone() for n, p in run.policy.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("method", ["grpo-token", "gspo", "cepo", "dpo", "sft"])
+def test_any_budget_and_any_number_of_ranks_give_the_same_gradient(method: str) -> None:
+    run = trainer(method, policy={"weights": "float64"})
+    batch = weigh(run.method, judged(run))
+    if method == "dpo":
+        batch = batch.with_columns(None, reference_logp=run.scorer.logp(batch, "reference"))
+    whole = gradient(run, batch, None)
+    assert max(float(g.abs().max()) for g in whole.values()) > 1e-4
+    for budget, ranks in ((1, 1), (60, 1), (150, 2), (None, 3)):
+        parted = gradient(run, batch, budget, ranks)
+        for name, g in whole.items():
+            torch.testing.assert_close(parted[name], g, rtol=0, atol=1e-10, msg=f"{name} with {budget=}, {ranks=}")
+
+
+def test_no_prompt_is_forwarded_twice_and_no_dead_sequence_at_all() -> None:
+    run = trainer("grpo-token", prompts=6)
+    batch = weigh(run.method, judged(run))
+    required = required_tokens(run.method, batch)
+    pieces = list(micro_batches(run.method, batch, required, None, Ranks()))
+    alive = batch.layout.seq_sum(required.to(torch.int64)) > 0
+    assert sum(p.layout.n_sequences for p, _ in pieces) == int(alive.sum())
+    assert sum(p.layout.n_prompts for p, _ in pieces) == len(set(batch.layout.seq_prompt[alive].tolist()))
+
+
+def test_on_the_first_update_every_ratio_is_one_and_nothing_is_clipped() -> None:
+    run = trainer("grpo-token")
+    metrics, _ = run.step()
+    assert metrics["gap/max"] < 1e-4
+    assert metrics["clip_fraction"] == 0.0 if "clip_fraction" in metrics else True
+    assert metrics["passes/extra"] == 0.0
+
+
+def test_minibatches_and_epochs_each_make_a_step_and_move_the_ratio() -> None:
+    run = trainer("grpo-token", prompts=4, set={"source.minibatches": 2, "source.epochs": 2})
+    metrics, _ = run.step()
+    assert run.optimiser.taken + metrics["updates/skipped"] == 4
+    assert metrics["ratio/q99"] > 1.0001
+    assert run.old_logp == "behaviour"
+
+
+def test_a_reference_with_beta_zero_is_neither_loaded_nor_run() -> None:
+    run = trainer("grpo", set={"regularisers.0.beta": 0.0})
+    assert run.policy.reference is None
+    metrics, batch = run.step()
+    assert metrics["passes/extra"] == 0.0
+    assert batch is not None
+    assert not batch.has("reference_logp")
+
+
+def test_evidence_passes_stop_when_their_strength_has_decayed_to_zero() -> None:
+    run = trainer("cepo", steps=4, set={"credit.0.decay_steps": 2})
+    passes = [run.step()[0]["passes/extra"] for _ in range(4)]
+    assert passes == [2.0, 2.0, 0.0, 0.0]
+
+
+def test_a_non_finite_gradient_stops_the_run_and_names_the_tensors() -> None:
+    run = trainer("sft")
+    name, parameter = run.policy.named_parameters()[0]
+    parameter.grad = torch.full_like(parameter, float("nan"))
+    before = parameter.detach().clone()
+    with pytest.raises(TrainingError, match=name.replace(".", r"\.")):
+        run.optimiser.step()
+    assert torch.equal(parameter, before)
+
+
+def test_clipping_scales_the_gradient_to_the_limit() -> None:
+    p = torch.nn.Parameter(torch.zeros(2))
+    optimiser = Optimiser(resolve_optim(OptimConfig(learning_rate=1.0, max_grad_norm=1.0), {}), [("p", p)], 1)
+    p.grad = torch.tensor([3.0, 4.0])
+    assert optimiser.step() == pytest.approx(5.0)
+    assert p.grad.norm() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_schedule_warms_up_and_decays() -> None:
+    assert [rate_factor(i, 10, 4, "constant") for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rate_factor(7, 10, 4, "linear") == pytest.approx(0.5)
+    assert rate_factor(7, 10, 4, "cosine") == pytest.approx(0.5)
+    assert rate_factor(10, 10, 0, "linear") == 0.0
+
+
+def test_a_recommendation_fills_only_what_was_left_open() -> None:
+    filled = resolve_optim(OptimConfig(weight_decay=0.5), {"learning_rate": 2e-5, "weight_decay": 0.1})
+    assert (filled.learning_rate, filled.weight_decay, filled.max_grad_norm) == (2e-5, 0.5, 1.0)
+
+
+def test_reports_of_ranks_add_up() -> None:
+    run = trainer("grpo-token")
+    batch = judged(run)
+    report = run_updates(run.method, batch, run.policy, run.optimiser, Ranks(), run.scorer, "live")
+    before = report.computed
+    assert merge_reports([report, report]).computed == 2 * before

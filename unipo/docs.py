@@ -1,0 +1,260 @@
+"""Pages written from the code itself, so that they cannot fall behind it: `python -m unipo.docs`.
+
+A page per method and an index (docs/methods), the metrics (docs/metrics.md), and two tables inside pages written by
+hand: the methods in README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page
+is not what would be written; a test runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from unipo.columns import COLUMNS, STAGES
+from unipo.errors import ConfigError
+from unipo.method import Method, Paper, diff
+from unipo.parts.part import Part
+from unipo.registry import methods
+
+WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code instead. -->"
+_STAGE_TITLES = {
+    "source": "what the source brings",
+    "reward": "what the reward adds",
+    "signal": "what models add without gradient, if a part asks",
+    "advantage": "how much better than expected",
+    "credit": "who among the tokens earns it (rewrites `advantage`)",
+    "forward": "the policy's pass with gradient",
+}
+
+
+# -- small pieces of Markdown ----------------------------------------------------------------------
+def cell(text: str) -> str:
+    """Text that may stand in a table: one line, bars escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell(c) for c in line) + " |" for line in lines)
+
+
+def show(value: Any) -> str:
+    """A setting as a reader writes it; a part as Name(setting=value, ...)."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(show(v) for v in value) or "none"
+    if is_dataclass(value) and not isinstance(value, type):
+        settings = ", ".join(f"{f.name}={show(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({settings})"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def slug(name: str) -> str:
+    """The file name of a method's page, without its ending."""
+    return name.replace("++", "-plus-plus").replace("/", "-")
+
+
+def link(name: str, folder: str = "") -> str:
+    """A link to a method's page."""
+    return f"[{name}]({folder}{slug(name)}.md)"
+
+
+def paper_link(paper: Paper) -> str:
+    """Title, arXiv address and code, as far as there are any."""
+    parts = [f"*{paper.title}*"]
+    if paper.arxiv:
+        parts.append(f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})")
+    if paper.code:
+        parts.append(f"code [{paper.code}](https://github.com/{paper.code})")
+    return ", ".join(parts)
+
+
+def first_line(part: Part) -> str:
+    """What a part is, in one sentence: its docstring's, or that of the function the docstring points to."""
+    text = inspect.getdoc(type(part)) or ""
+    pointed = re.match(r"See `(\w+)`", text)
+    if pointed:
+        function = getattr(sys.modules[type(part).__module__], pointed[1], None)
+        text = inspect.getdoc(function) or text
+    return re.split(r"(?<=[.:])\s|\n\n", text, maxsplit=1)[0].replace("\n", " ").rstrip(":")
+
+
+# -- pages -----------------------------------------------------------------------------------------
+def method_page(method: Method, catalogue: Mapping[str, Method]) -> str:
+    """Everything the code knows of a method."""
+    facts = [f"Paper: {paper_link(method.paper)}."]
+    if method.aliases:
+        facts.append("Also called " + ", ".join(f"`{a}`" for a in method.aliases) + ".")
+    children = [link(m.name) for m in catalogue.values() if m.parent == method.name]
+    grown = f"Grown from {link(method.parent)}." if method.parent else "It starts a family."
+    facts.append(grown + (f" Grown from it: {', '.join(children)}." if children else ""))
+    blocks = [WRITTEN, f"# {method.name}", method.summary, "\n".join(facts)]
+    blocks += ["## The formula", f"```text\n{method.explain()}\n```", _passes(method)]
+    blocks += ["## The parts", _parts_table(method)]
+    if method.parent:
+        blocks += [f"## What it changes in {method.parent}", _changes_table(catalogue[method.parent], method)]
+    if method.defaults:
+        rows = [[f"`{k}`", show(v)] for k, v in method.defaults.items()]
+        told = "Used unless you say otherwise; the optimiser's other settings are the library's."
+        blocks += ["## Recommended settings", told, table(["setting", "value"], rows)]
+    if method.notes:
+        blocks += ["## Details", "\n".join(f"{i}. {note}" for i, note in enumerate(method.notes, 1))]
+    if method.doubts:
+        blocks += ["## What the sources leave open", "\n".join(f"- {doubt}" for doubt in method.doubts)]
+    blocks.append(f"Try it: `unipo train --method {method.name}`. All methods: [index](README.md).")
+    return "\n\n".join(b for b in blocks if b) + "\n"
+
+
+def _passes(method: Method) -> str:
+    """Which models run beside the policy's own pass with gradient."""
+    columns = [c for s in method.signals for c in s.adds if c in method.needs]
+    if not columns:
+        return "Nothing but the policy's own pass with gradient is run."
+    late = " `old_logp` costs no pass with an exact engine." if "old_logp" in columns else ""
+    return f"Columns that models compute for it without gradient: {', '.join(f'`{c}`' for c in columns)}.{late}"
+
+
+def _parts_table(method: Method) -> str:
+    rows = [(name, part) for name, part in method.parts]
+    rows += [("signal", s) for s in method.signals if any(c in method.needs for c in s.adds)]
+    return table(
+        ["stage", "part", "what it is", "reads", "source"],
+        [
+            [name, f"`{show(part)}`", first_line(part), ", ".join(f"`{n}`" for n in part.needs), part.source]
+            for name, part in rows
+        ],
+    )
+
+
+def _changes_table(parent: Method, method: Method) -> str:
+    rows = [[f"`{c.path}`", f"`{show(c.before)}`", f"`{show(c.after)}`"] for c in diff(parent, method)]
+    return table(["setting", parent.name, method.name], rows) if rows else "Nothing but its name."
+
+
+def methods_table(catalogue: Mapping[str, Method], folder: str = "") -> str:
+    """The catalogue in one table."""
+    rows = []
+    for method in catalogue.values():
+        arxiv = method.paper.arxiv
+        source = f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else method.paper.title
+        parent = link(method.parent, folder) if method.parent else ""
+        rows.append([link(method.name, folder), method.summary, parent, source])
+    return table(["method", "what it is", "grown from", "paper"], rows)
+
+
+def index_page(catalogue: Mapping[str, Method]) -> str:
+    """All methods, and who grew from whom."""
+    blocks = [
+        WRITTEN,
+        "# The methods",
+        "Each is a composition of parts in `unipo/methods`. Its page gives the formula that is run, the parts with "
+        "their sources, what it changes in the method it grew from, and what its sources leave open. `unipo methods` "
+        "prints this list, `unipo explain NAME` the formula, `unipo diff A B` the difference of any two.",
+        methods_table(catalogue),
+        "## Who grew from whom",
+        "\n".join(_tree(catalogue, None, 0)),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _tree(catalogue: Mapping[str, Method], parent: str | None, depth: int) -> list[str]:
+    lines = []
+    for method in catalogue.values():
+        if method.parent == parent:
+            lines.append("  " * depth + f"- {link(method.name)}")
+            lines += _tree(catalogue, method.name, depth + 1)
+    return lines
+
+
+def metrics_page(glossary: Mapping[str, str]) -> str:
+    """What `metrics.jsonl` and TensorBoard show."""
+    rows = [[f"`{name}`", meaning] for name, meaning in glossary.items()]
+    blocks = [
+        WRITTEN,
+        "# What is measured",
+        "One line per step in `metrics.jsonl` of the run directory, under these names. A number that does not exist "
+        "for a method (or a step) is absent, not zero. Where a name ends in NAME, or lists several endings, there is "
+        "one metric for each.",
+        table(["name", "meaning"], rows),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def columns_table() -> str:
+    """Which columns exist after which stage, from `unipo.columns`."""
+    rows = []
+    for stage in STAGES:
+        rows.append([f"**{stage}**: {_STAGE_TITLES[stage]}", "", ""])
+        members = [c for c in COLUMNS.values() if c.stage == stage]
+        rows += [[f"`{c.name}`", c.level + (", objects" if c.kind == "object" else ""), c.meaning] for c in members]
+    return table(["column", "level", "meaning"], rows)
+
+
+# -- writing ---------------------------------------------------------------------------------------
+def with_block(text: str, name: str, block: str, where: str) -> str:
+    """Text with what stands between <!-- begin NAME --> and <!-- end NAME --> replaced."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ConfigError(f"{where} must hold {begin} and {end} once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """Every page that is written, with its content. Raises ConfigError where a page lacks its marks."""
+    from unipo.training.metrics import GLOSSARY
+
+    catalogue = methods()
+    made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, catalogue) for m in catalogue.values()}
+    made[root / "docs/methods/README.md"] = index_page(catalogue)
+    made[root / "docs/metrics.md"] = metrics_page(GLOSSARY)
+    inside: tuple[tuple[str, str, Callable[[], str]], ...] = (
+        ("README.md", "methods", lambda: methods_table(catalogue, "docs/methods/")),
+        ("docs/architecture.md", "columns", columns_table),
+    )
+    for name, mark, block in inside:
+        path = root / name
+        if not path.is_file():
+            raise ConfigError(f"{path} is not there; run from the repository, or name it with --root")
+        made[path] = with_block(path.read_text(encoding="utf-8"), mark, block(), name)
+    return made
+
+
+def stale(root: Path, made: Mapping[Path, str]) -> list[Path]:
+    """Written pages of methods that are no longer in the catalogue."""
+    found = sorted((root / "docs/methods").glob("*.md"))
+    return [p for p in found if p not in made and p.read_text(encoding="utf-8").startswith(WRITTEN)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pages, or with --check say which are out of date (exit status 1)."""
+    parser = argparse.ArgumentParser(prog="python -m unipo.docs", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path(), help="the repository (default: here)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    given = parser.parse_args(argv)
+    made = pages(given.root)
+    old = stale(given.root, made)
+    changed = [p for p, text in made.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+    if given.check:
+        for path in [*changed, *old]:
+            print(f"out of date: {path} (make docs writes it)", file=sys.stderr)
+        return 1 if changed or old else 0
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made[path], encoding="utf-8")
+    for path in old:
+        path.unlink()
+    print(f"{len(changed)} of {len(made)} pages written, {len(old)} removed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

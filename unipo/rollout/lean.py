@@ -1,0 +1,284 @@
+"""A decoder for the Llama family with few operations per layer: the same arithmetic without the framework around it.
+
+For Llama, Mistral, Qwen2, Qwen3 and whatever has their structure: RMSNorm, q/k/v/o projections with optional bias,
+optional norms on queries and keys, rotary positions, a gated MLP.  What is rearranged, all of it exactly:
+  norm weights are multiplied into the projections that follow;
+  q, k and v are one matrix, gate and up another; residual sums happen inside the matrix products;
+  the two halves of each head are interleaved, so that the rotary embedding is one complex product (scores do not
+  change when queries and keys are permuted alike);
+  adapters are merged; on a CPU the weights are packed for oneDNN once per `generate`.
+
+A model is decoded this way only if its modules are exactly the expected ones *and* the logits agree with the model's
+own forward on a small input, near position 0 and near the longest position of the run; see `decoder_for`.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from unipo.policy.attention import packed_rows
+from unipo.policy.model import Policy, head_spec, linear_weight
+from unipo.rollout.cache import DecodeState, LayerCache, Prefill, cache_dtype
+from unipo.rollout.decoder import Decoder, ModelDecoder, finish_logits
+
+Activation = Callable[[Tensor], Tensor]
+PACKED_FROM = 2**17  # entries of a weight from which oneDNN's packed product beats the plain one
+
+
+class _Matrix:
+    """y = x W^T + b with W packed for the kernel. weight: [out, in]; rows: how many x usually has."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
+        self.bias = None if bias is None else bias.contiguous()
+        # oneDNN reads a packed weight once where MKL copies it first, but each of its calls costs more to set up.
+        worth = weight.numel() >= PACKED_FROM and weight.dtype in (torch.float32, torch.bfloat16)
+        self.packed = worth and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[attr-defined]
+        if self.packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        else:
+            self.weight = weight.t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        return torch.mm(x, self.weight) if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """x W^T + b + other."""
+        if other.dtype != x.dtype:
+            return other + self(x)
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")  # type: ignore[no-any-return]
+        y = torch.addmm(other, x, self.weight)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+class _Norm:
+    """x / sqrt(mean(x^2) + eps) without its weight, over the last dimension, as x / hypot(|x|, sqrt(n eps)) * sqrt(n).
+
+    The factor sqrt(n) and the norm's own weight are part of what comes after it (`factor`)."""
+
+    def __init__(self, module: Any) -> None:
+        weight: Tensor = module.weight.detach()
+        size = weight.shape[-1]
+        eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        if eps is None:
+            raise _Unfit(f"{type(module).__name__} names no epsilon")
+        self.factor = weight * math.sqrt(size)
+        self.floor = torch.full((), math.sqrt(size * eps), dtype=weight.dtype, device=weight.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.hypot(length, self.floor)
+
+
+@dataclass
+class _Layer:
+    """One decoder layer. heads_norm: for queries and keys, with weight [heads + kv_heads, d] of its own."""
+
+    norm: _Norm
+    qkv: _Matrix
+    heads_norm: _Norm | None
+    heads_weight: Tensor | None
+    out: _Matrix
+    mlp_norm: _Norm
+    gate_up: _Matrix
+    down: _Matrix
+
+
+class _Unfit(Exception):
+    """This model does not have the structure; the message says where."""
+
+
+class LeanDecoder:
+    """See the module. Holds merged copies of the weights as they are now; build a new one after an update.
+
+    longest: positions that the rotary tables must hold.  rows: how many rows a step usually has.  compute: dtype of
+    the matrix products.  Raises _Unfit for a model of another structure.
+    """
+
+    name = "lean"
+
+    def __init__(self, policy: Policy, longest: int, rows: int, compute: torch.dtype | None = None) -> None:
+        causal: Any = policy.causal
+        body = causal.base_model
+        _check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
+        self.compute = compute or (torch.bfloat16 if policy.spec.compute == "bfloat16" else body.norm.weight.dtype)
+        first = body.layers[0].self_attn
+        self.d = int(first.head_dim)
+        self.heads = int(first.q_proj.out_features) // self.d
+        self.kv = int(first.k_proj.out_features) // self.d
+        self.scale = float(first.scaling)
+        self.rows = rows
+        self.embedding: Tensor = body.embed_tokens.weight.detach()
+        self.spec = head_spec(causal.config)
+        self.layers = [self._layer(layer) for layer in body.layers]
+        self.activation: Activation = body.layers[0].mlp.act_fn
+        self.norm = _Norm(body.norm)
+        weight, bias = linear_weight(causal.get_output_embeddings())
+        self.head = self._matrix([(weight, bias)], self.norm.factor)
+        positions = torch.arange(longest, device=self.embedding.device)[None]
+        cos, sin = body.rotary_emb(self.embedding[:1, None], positions)
+        if cos.shape[-1] != self.d:
+            raise _Unfit(f"the rotary embedding turns {cos.shape[-1]} of {self.d} dimensions")
+        half = self.d // 2
+        self.turn = torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())  # [longest, d / 2]
+
+    # -- building ----------------------------------------------------------------------------------
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        _check_parts(layer, {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
+        _check_parts(attention, {"q_proj", "k_proj", "v_proj", "o_proj"}, optional={"q_norm", "k_norm", "rotary_emb"})
+        _check_parts(mlp, {"gate_proj", "up_proj", "down_proj", "act_fn"})
+        norm, mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        q, k, v = (linear_weight(getattr(attention, f"{name}_proj")) for name in "qkv")
+        q, k = ((self._interleave(w), None if b is None else self._interleave(b)) for w, b in (q, k))
+        heads_norm, heads_weight = self._heads_norm(attention)
+        return _Layer(
+            norm=norm,
+            qkv=self._matrix([q, k, v], norm.factor),
+            heads_norm=heads_norm,
+            heads_weight=heads_weight,
+            out=self._matrix([linear_weight(attention.o_proj)], None),
+            mlp_norm=mlp_norm,
+            gate_up=self._matrix([linear_weight(mlp.gate_proj), linear_weight(mlp.up_proj)], mlp_norm.factor),
+            down=self._matrix([linear_weight(mlp.down_proj)], None),
+        )
+
+    def _matrix(self, parts: list[tuple[Tensor, Tensor | None]], factor: Tensor | None) -> _Matrix:
+        weight = parts[0][0].detach() if len(parts) == 1 else torch.cat([w.detach() for w, _ in parts])
+        if factor is not None:
+            weight = weight * factor
+        bias = None
+        if any(b is not None for _, b in parts):
+            bias = torch.cat([w.new_zeros(len(w)) if b is None else b.detach() for w, b in parts]).to(self.compute)
+        return _Matrix(weight.to(self.compute), bias, self.rows)
+
+    def _interleave(self, x: Tensor) -> Tensor:
+        """Rows of each head from (first half, second half) to pairs. x: [heads * d, ...]."""
+        return x.detach().unflatten(0, (-1, 2, self.d // 2)).transpose(1, 2).flatten(0, 2)
+
+    def _heads_norm(self, attention: Any) -> tuple[_Norm | None, Tensor | None]:
+        if not hasattr(attention, "q_norm"):
+            return None, None
+        q, k = _Norm(attention.q_norm), _Norm(attention.k_norm)
+        if q.factor.shape != (self.d,) or k.factor.shape != (self.d,) or not torch.equal(q.floor, k.floor):
+            raise _Unfit("query and key norms are not over one head")
+        of_q, of_k = (self._interleave(norm.factor) for norm in (q, k))
+        weight = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.kv, -1)])
+        return q, weight
+
+    # -- running -----------------------------------------------------------------------------------
+    def prefill(self, prefill: Prefill) -> Tensor:
+        plan = prefill.plan
+        turn = self.turn.index_select(0, plan.positions)[:, None]
+        x = self.embedding.index_select(0, plan.ids)
+        n, kept = len(x), cache_dtype(x)
+        for number, layer in enumerate(self.layers):
+            pairs, v = self._project(layer, x)
+            turned = torch.view_as_real(pairs * turn).view(n, self.heads + self.kv, self.d)
+            q, k = turned.split([self.heads, self.kv], 1)
+            prefill.keep(number, k.to(kept), v.to(kept))
+            attended = packed_rows(q, k, v.to(k.dtype), plan, self.scale)
+            x = self._finish(layer, x, attended.reshape(n, self.heads * self.d))
+        return x
+
+    def step(self, token: Tensor, position: Tensor, state: DecodeState) -> Tensor:
+        turn = self.turn.index_select(0, position)[:, None]
+        x = self.embedding.index_select(0, token)
+        rows, group = len(x), self.heads // self.kv
+        for number, layer in enumerate(self.layers):
+            pairs, v = self._project(layer, x)
+            q = torch.empty(self.kv, rows, group, self.d, dtype=x.dtype, device=x.device)
+            # The product lands where attention wants it: [rows, kv, group] to [kv, rows, group].
+            target = torch.view_as_complex(q.view(self.kv, rows, group, -1, 2)).transpose(0, 1)
+            source = pairs[:, : self.heads].view(rows, self.kv, group, -1)
+            torch.mul(source, turn[:, None], out=target)
+            cache = self._write(state, number, pairs[:, self.heads :], turn, v)
+            attended = state.mix(cache, q, self.scale).transpose(0, 1).reshape(rows, self.heads * self.d)
+            x = self._finish(layer, x, attended)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return finish_logits(self.head(self.norm(hidden).to(self.compute)), self.spec)
+
+    def _project(self, layer: _Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed (complex pairs [n, heads + kv, d / 2] of queries and keys, values [n, kv, d])."""
+        n = len(x)
+        qkv = layer.qkv(layer.norm(x).to(self.compute)).to(x.dtype).view(n, -1, self.d)
+        both, v = qkv[:, : self.heads + self.kv], qkv[:, self.heads + self.kv :]
+        if layer.heads_norm is not None and layer.heads_weight is not None:
+            both = layer.heads_norm(both).mul_(layer.heads_weight)
+        return torch.view_as_complex(both.unflatten(-1, (-1, 2))), v
+
+    def _write(self, state: DecodeState, number: int, pairs: Tensor, turn: Tensor, v: Tensor) -> LayerCache:
+        """Turn the new keys and put them and the values into the cache. pairs: [R, kv, d / 2]; v: [R, kv, d]."""
+        cache = state.layers[number]
+        if state.level < 0 or cache.own_k.dtype != v.dtype:
+            k = torch.view_as_real(pairs * turn).flatten(-2)
+            return state.write(number, k.transpose(0, 1), v.transpose(0, 1))
+        place = cache.own_k[:, :, state.level].unflatten(-1, (-1, 2))
+        torch.mul(pairs, turn, out=torch.view_as_complex(place).transpose(0, 1))
+        cache.own_v[:, :, state.level] = v.transpose(0, 1)
+        return cache
+
+    def _finish(self, layer: _Layer, x: Tensor, attended: Tensor) -> Tensor:
+        """The rest of a layer after attention. x, result: [n, hidden]; attended: [n, heads * d]."""
+        x = layer.out.plus(attended.to(self.compute), x)
+        gate, up = layer.gate_up(layer.mlp_norm(x).to(self.compute)).chunk(2, -1)
+        return layer.down.plus(self.activation(gate).mul_(up), x)
+
+
+def _check_parts(module: Any, needed: set[str], optional: frozenset[str] | set[str] = frozenset()) -> None:
+    """The children of a module must be these and no others, and none may hold parameters of its own."""
+    present = {name for name, _ in module.named_children()}
+    if needed - present or present - needed - optional:
+        odd = sorted((needed - present) | (present - needed - optional))
+        raise _Unfit(f"{type(module).__name__} differs from the Llama family in {', '.join(odd)}")
+    if next(module.parameters(recurse=False), None) is not None:
+        raise _Unfit(f"{type(module).__name__} has parameters of its own")
+
+
+# -- choosing --------------------------------------------------------------------------------------
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_verdicts: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.WeakKeyDictionary()
+
+
+def decoder_for(policy: Policy, longest: int, rows: int) -> Decoder:
+    """The lean decoder where it is proven to agree with the model, the model's own layers otherwise.
+
+    longest: positions of the longest sequence to be written.  The check runs at first use and again when a longer
+    sequence is asked for; `Decoder.name` says which was taken and why.
+    """
+    known, reason = _verdicts.get(policy.model, (0, ""))
+    if longest > known:
+        reason = _objection(policy, longest)
+        _verdicts[policy.model] = (longest, reason)
+    return ModelDecoder(policy, reason) if reason else LeanDecoder(policy, longest, rows)
+
+
+def _objection(policy: Policy, longest: int) -> str:
+    """Why the lean decoder must not be used, or '' if its logits are the model's."""
+    from unipo.rollout.agree import largest_difference
+
+    dtype = next(policy.model.parameters()).dtype
+    if dtype not in TOLERANCE:
+        return f"weights in {dtype} cannot be checked closely enough"
+    try:
+        lean = LeanDecoder(policy, longest, rows=4, compute=dtype)
+        difference, odd = largest_difference(policy, lean, longest)
+    except _Unfit as reason:
+        return str(reason)
+    if odd:
+        return odd
+    if not difference <= TOLERANCE[dtype]:
+        return f"the lean logits differ from the model's by {difference:.1e} of their size"
+    return ""
