@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unipo.method import Paper as Paper
     from unipo.method import diff as diff
     from unipo.registry import get_method as get_method
-    from unipo.registry import methods as methods
+    from unipo.registry import catalogue as catalogue
     from unipo.registry import register as register
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _PUBLIC = {
     "diff": "unipo.method",
     "get_method": "unipo.registry",
     "register": "unipo.registry",
-    "methods": "unipo.registry",
+    "catalogue": "unipo.registry",
     "check_objective": "unipo.check",
     "check_advantage": "unipo.check",
     "check_reward": "unipo.rewards",

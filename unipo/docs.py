@@ -20,7 +20,7 @@ from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError
 from unipo.method import Method, Paper, diff
 from unipo.parts.part import Part
-from unipo.registry import methods
+from unipo.registry import catalogue
 
 WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code instead. -->"
 _STAGE_TITLES = {
@@ -88,19 +88,19 @@ def first_line(part: Part) -> str:
 
 
 # -- pages -----------------------------------------------------------------------------------------
-def method_page(method: Method, catalogue: Mapping[str, Method]) -> str:
+def method_page(method: Method, known: Mapping[str, Method]) -> str:
     """Everything the code knows of a method."""
     facts = [f"Paper: {paper_link(method.paper)}."]
     if method.aliases:
         facts.append("Also called " + ", ".join(f"`{a}`" for a in method.aliases) + ".")
-    children = [link(m.name) for m in catalogue.values() if m.parent == method.name]
+    children = [link(m.name) for m in known.values() if m.parent == method.name]
     grown = f"Grown from {link(method.parent)}." if method.parent else "It starts a family."
     facts.append(grown + (f" Grown from it: {', '.join(children)}." if children else ""))
     blocks = [WRITTEN, f"# {method.name}", method.summary, "\n".join(facts)]
     blocks += ["## The formula", f"```text\n{method.explain()}\n```", _passes(method)]
     blocks += ["## The parts", _parts_table(method)]
     if method.parent:
-        blocks += [f"## What it changes in {method.parent}", _changes_table(catalogue[method.parent], method)]
+        blocks += [f"## What it changes in {method.parent}", _changes_table(known[method.parent], method)]
     if method.defaults:
         rows = [[f"`{k}`", show(v)] for k, v in method.defaults.items()]
         told = "Used unless you say otherwise; the optimiser's other settings are the library's."
@@ -118,7 +118,7 @@ def _passes(method: Method) -> str:
     columns = [c for s in method.signals for c in s.adds if c in method.needs]
     if not columns:
         return "Nothing but the policy's own pass with gradient is run."
-    late = " `old_logp` costs no pass with an exact engine." if "old_logp" in columns else ""
+    late = " `old_logp` costs no pass of its own where the engine's log-probs are exact." if "old_logp" in columns else ""
     return f"Columns that models compute for it without gradient: {', '.join(f'`{c}`' for c in columns)}.{late}"
 
 
@@ -139,10 +139,10 @@ def _changes_table(parent: Method, method: Method) -> str:
     return table(["setting", parent.name, method.name], rows) if rows else "Nothing but its name."
 
 
-def methods_table(catalogue: Mapping[str, Method], folder: str = "") -> str:
+def methods_table(known: Mapping[str, Method], folder: str = "") -> str:
     """The catalogue in one table."""
     rows = []
-    for method in catalogue.values():
+    for method in known.values():
         arxiv = method.paper.arxiv
         source = f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else method.paper.title
         parent = link(method.parent, folder) if method.parent else ""
@@ -150,7 +150,7 @@ def methods_table(catalogue: Mapping[str, Method], folder: str = "") -> str:
     return table(["method", "what it is", "grown from", "paper"], rows)
 
 
-def index_page(catalogue: Mapping[str, Method]) -> str:
+def index_page(known: Mapping[str, Method]) -> str:
     """All methods, and who grew from whom."""
     blocks = [
         WRITTEN,
@@ -158,19 +158,19 @@ def index_page(catalogue: Mapping[str, Method]) -> str:
         "Each is a composition of parts in `unipo/methods`. Its page gives the formula that is run, the parts with "
         "their sources, what it changes in the method it grew from, and what its sources leave open. `unipo methods` "
         "prints this list, `unipo explain NAME` the formula, `unipo diff A B` the difference of any two.",
-        methods_table(catalogue),
+        methods_table(known),
         "## Who grew from whom",
-        "\n".join(_tree(catalogue, None, 0)),
+        "\n".join(_tree(known, None, 0)),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _tree(catalogue: Mapping[str, Method], parent: str | None, depth: int) -> list[str]:
+def _tree(known: Mapping[str, Method], parent: str | None, depth: int) -> list[str]:
     lines = []
-    for method in catalogue.values():
+    for method in known.values():
         if method.parent == parent:
             lines.append("  " * depth + f"- {link(method.name)}")
-            lines += _tree(catalogue, method.name, depth + 1)
+            lines += _tree(known, method.name, depth + 1)
     return lines
 
 
@@ -212,12 +212,12 @@ def pages(root: Path) -> dict[Path, str]:
     """Every page that is written, with its content. Raises ConfigError where a page lacks its marks."""
     from unipo.training.metrics import GLOSSARY
 
-    catalogue = methods()
-    made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, catalogue) for m in catalogue.values()}
-    made[root / "docs/methods/README.md"] = index_page(catalogue)
+    known = catalogue()
+    made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known) for m in known.values()}
+    made[root / "docs/methods/README.md"] = index_page(known)
     made[root / "docs/metrics.md"] = metrics_page(GLOSSARY)
     inside: tuple[tuple[str, str, Callable[[], str]], ...] = (
-        ("README.md", "methods", lambda: methods_table(catalogue, "docs/methods/")),
+        ("README.md", "methods", lambda: methods_table(known, "docs/methods/")),
         ("docs/architecture.md", "columns", columns_table),
     )
     for name, mark, block in inside:

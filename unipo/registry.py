@@ -24,7 +24,7 @@ def register(method: Method) -> Method:
     return method
 
 
-def methods() -> dict[str, Method]:
+def catalogue() -> dict[str, Method]:
     """All registered methods by name, in order of registration."""
     import unipo.methods  # noqa: F401  (importing the catalogue registers it)
 
@@ -33,11 +33,11 @@ def methods() -> dict[str, Method]:
 
 def get_method(name: str) -> Method:
     """A method by name or alias; an unknown name is an error with the nearest one."""
-    catalogue = methods()
-    for method in catalogue.values():
+    known = catalogue()
+    for method in known.values():
         if name in (method.name, *method.aliases):
             return method
-    raise unknown("method", name, [n for m in catalogue.values() for n in (m.name, *m.aliases)])
+    raise unknown("method", name, [n for m in known.values() for n in (m.name, *m.aliases)])
 
 
 def load_plugin(path: str | Path) -> None:

@@ -72,6 +72,7 @@ def run_bash(block: pages.Block) -> tuple[int, str, str]:
 
 def run_python(block: pages.Block) -> tuple[int, str, str]:
     def work() -> int:
+        sys.path.insert(0, os.getcwd())  # as for a script that lies there
         exec(compile(block.body, block.where, "exec"), {"__name__": "__main__"})
         return 0
 

@@ -12,7 +12,7 @@ import pytest
 import unipo
 import unipo.methods
 import unipo.parts
-from unipo.registry import methods
+from unipo.registry import catalogue
 
 MODULES = (
     *("unipo.batch", "unipo.layout", "unipo.method", "unipo.registry", "unipo.columns", "unipo.signals", "unipo.judge"),
@@ -51,12 +51,12 @@ def test_every_public_class_and_function_has_a_docstring_of_its_own(name: str) -
 
 
 def test_every_method_names_its_paper_and_says_what_it_is() -> None:
-    for method in methods().values():
+    for method in catalogue().values():
         assert method.paper.title, method.name
         assert method.summary, method.name
 
 
 def test_every_part_of_the_catalogue_has_a_formula() -> None:
-    for method in methods().values():
+    for method in catalogue().values():
         for _, part in method.parts:
             assert part.formula().strip(), f"{method.name}: {type(part).__name__}"

@@ -13,7 +13,7 @@ from unipo.docs import columns_table, first_line, method_page, show, slug, table
 from unipo.errors import ConfigError
 from unipo.parts.advantage import GroupNormalised
 from unipo.parts.objective import Clipped
-from unipo.registry import methods
+from unipo.registry import catalogue
 
 
 def test_written_pages_are_up_to_date() -> None:
@@ -25,12 +25,12 @@ def test_written_pages_are_up_to_date() -> None:
 
 
 def test_a_page_gives_formula_parts_changes_and_doubts() -> None:
-    catalogue = methods()
-    page = method_page(catalogue["cepo"], catalogue)
-    assert catalogue["cepo"].explain() in page
+    known = catalogue()
+    page = method_page(known["cepo"], known)
+    assert known["cepo"].explain() in page
     assert "https://arxiv.org/abs/2605.19436" in page
     assert "| `credit.contrastive` | `False` | `True` |" in page
-    for said in (*catalogue["cepo"].notes, *catalogue["cepo"].doubts):
+    for said in (*known["cepo"].notes, *known["cepo"].doubts):
         assert said in page
 
 
@@ -45,7 +45,7 @@ def test_every_column_stands_in_the_table_under_its_stage() -> None:
 
 def test_a_column_that_a_part_adds_is_of_the_stage_the_table_says() -> None:
     stages = {"source": ("source", "reward"), "signal": ("signal",)}
-    for method in methods().values():
+    for method in catalogue().values():
         for name in method.source.adds:
             assert COLUMNS[name].stage in stages["source"], name
         for signal in method.signals:

@@ -15,9 +15,9 @@ from unipo.batch import Batch
 from unipo.judge import judge, loss, provide_for_loss, remember, required_tokens, weigh, with_mask
 from unipo.method import Method, diff
 from unipo.parts.source import Preferences
-from unipo.registry import methods
+from unipo.registry import catalogue
 
-CATALOGUE = methods()
+CATALOGUE = catalogue()
 EXACT = 1e-10
 SEEDS = (0, 1)
 

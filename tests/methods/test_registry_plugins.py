@@ -11,7 +11,7 @@ import pytest
 from unipo import registry
 from unipo.errors import ConfigError
 from unipo.method import diff
-from unipo.registry import get_method, load_plugin, methods, register
+from unipo.registry import get_method, load_plugin, catalogue, register
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ register(get_method("grpo").but(name="sign-grpo", paper=Paper("mine"), summary="
 
 @pytest.fixture(autouse=True)
 def _put_back() -> Iterator[None]:
-    methods()
+    catalogue()
     before = dict(registry._METHODS)
     yield
     registry._METHODS.clear()
@@ -99,5 +99,5 @@ def test_aliases_find_their_method_and_unknown_names_their_nearest() -> None:
 
 
 def test_the_catalogue_is_a_copy() -> None:
-    methods().clear()
-    assert "grpo" in methods()
+    catalogue().clear()
+    assert "grpo" in catalogue()

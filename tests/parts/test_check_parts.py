@@ -18,7 +18,7 @@ from unipo.parts.objective import Clipped, ClippedWeight, ScoreFunction, Sequenc
 from unipo.parts.part import Advantage, Objective, Pieces, log_ratio
 from unipo.parts.preference import DPO, LogLikelihood
 from unipo.parts.regulariser import ESTIMATORS, EntropyBonus, ReferenceKL
-from unipo.registry import methods
+from unipo.registry import catalogue
 
 ADVANTAGES: list[Advantage] = [
     advantages.Raw(),
@@ -59,7 +59,7 @@ def test_every_objective_passes(part: Objective) -> None:
 
 
 def test_every_part_of_the_catalogue_passes() -> None:
-    for method in methods().values():
+    for method in catalogue().values():
         if method.advantage is not None:
             assert check_advantage(method.advantage, batches=1).passed
         for term in method.terms:

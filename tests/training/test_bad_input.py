@@ -131,7 +131,9 @@ def test_a_broken_reward_stops_the_run_and_shows_the_response(kind: str, tmp_pat
 
 def test_a_broken_reward_can_be_counted_and_skipped(tmp_path: Path, rows: Rows) -> None:
     file = tmp_path / "rewards.py"
-    file.write_text("def score(completion, answer):\n    if answer == '3': raise ValueError('no')\n    return float(len(completion) % 2)\n")
+    file.write_text(
+        "def score(completion, answer):\n    if answer == '3': raise ValueError('no')\n    return float(len(completion) % 2)\n"
+    )
     settings = {"data.bad_rewards": "skip", "prompts": 8}
     on_data(tmp_path, rows(SUMS), f"{file}:score", **settings)
     (m,) = metrics(tmp_path / "run")

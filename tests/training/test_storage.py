@@ -21,7 +21,9 @@ def corrupt(file: Path) -> None:
     file.write_bytes(bytes(data))
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     quick(run, steps=3, **{"save.every": 1, "save.keep": 0})
     corrupt(run / "checkpoints" / "step-000003" / "trainer.pt")

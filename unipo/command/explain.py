@@ -84,7 +84,7 @@ def record(method: Method) -> dict[str, Any]:
 
 
 def text(method: Method) -> str:
-    rows = [(p["field"], p["part"], p["source"] or method.paper.title) for p in parts(method)]
+    rows = [(p["field"], p["part"], p["source"] or "-") for p in parts(method)]
     blocks = [f"{method.name}: {method.summary}", indented(method.explain())]
     blocks.append("sources\n" + indented(table(rows, ("field", "part", "after"))))
     return "\n\n".join([*blocks, *remarks(method.defaults, method.notes, method.doubts)])

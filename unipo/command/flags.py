@@ -17,6 +17,7 @@ from unipo.errors import ConfigError
 
 T = TypeVar("T")
 
+
 def parse(kind: type[T], argv: Sequence[str], prog: str, description: str) -> T:
     """An instance of the dataclass from arguments. --help prints and exits; unknown options are ConfigErrors."""
     made, left = tyro.cli(kind, args=list(argv), prog=prog, description=description, return_unknown_args=True)
@@ -44,11 +45,18 @@ def _left_over(left: Sequence[str], known: Sequence[str], prog: str) -> str:
     if not given.startswith("-"):
         return f"cannot place {left[0]!r}: see {prog} --help"
     wanted = given.replace("_", "-")
+    if wanted.startswith("--no-") and f"--{wanted[5:]}" in known:  # a switch is negated inside its section
+        section, dot, name = wanted[5:].rpartition(".")
+        return f"unknown option {given}; did you mean --{section}{dot}no-{name}?"
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    # A name given without its section is nearer to the option than any spelling distance says.
-    ends = [k for k in known if k.rpartition(".")[2] == wanted.lstrip("-")]
+    # The right name in a wrong section, or in none, is nearer than any spelling distance says.
+    ends = [k for k in known if _last(k) == _last(wanted)]
     near = ends or close
     return f"unknown option {given}{f'; did you mean {near[0]}?' if near else ''} (see {prog} --help)"
+
+
+def _last(option: str) -> str:
+    return option.lstrip("-").rpartition(".")[2]
 
 
 def with_defaults(kind: type[Any], default: Any, help_text: Mapping[str, str], hidden: Sequence[str] = ()) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
@@ -60,7 +60,7 @@ class Options:
         tuple[str, ...], UseAppendAction, arg(help="text that ends a response; repeatable", help_behavior_hint="")
     ] = ()
     seed: Annotated[int, arg(help="fixes every sampled token")] = 0
-    chat: Annotated[str, arg(help="chat template: auto, always, never")] = "auto"
+    chat: Annotated[Literal["auto", "always", "never"], arg(help="use the tokenizer's chat template")] = "auto"
     compute: Annotated[str, arg(help="float32 or bfloat16")] = "float32"
     json: Annotated[bool, FlagCreatePairsOff, JSON] = False
 
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     if options.n < 1:
         raise ConfigError(f"--n must be at least 1, got {options.n}")
     sampling = Sampling(options.temperature, options.top_k, options.top_p, max(1, options.max_tokens), options.stop)
-    data = DataConfig(chat=_chat(options.chat), fields=Fields(prompt=options.data_prompt))
+    data = DataConfig(chat=options.chat, fields=Fields(prompt=options.data_prompt))
     examples = read_prompts(options)
     policy = load(options.model, options.compute)
     prompts, longest, left_out = encode(policy, examples, data, options.max_tokens)
@@ -128,9 +128,3 @@ def _print(policy: Policy, prompt: Prompt, group: Sequence[Rollout], as_json: bo
         line((f"[{i}] " if len(records) > 1 else "") + item["text"] + (" ..." if item["truncated"] else ""))
     if several:
         line()
-
-
-def _chat(value: str) -> Any:
-    if value not in ("auto", "always", "never"):
-        raise ConfigError(f"--chat is auto, always or never, got {value!r}")
-    return value

@@ -21,6 +21,7 @@ TRAIN_HELP: dict[str, str] = {
     "data.max_prompt": "longest prompt in tokens; 0: as long as the model allows",
     "data.long_prompts": "a prompt that is too long stops the run, or is skipped and counted",
     "data.bad_rows": "a row that cannot be used stops the run, or is skipped and counted",
+    "data.bad_rewards": "a response that the reward cannot score stops the run, or is left out and counted",
     "data.fields.prompt": "field with the question",
     "data.fields.messages": "field with a conversation",
     "data.fields.answer": "field with the right answer",

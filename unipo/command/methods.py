@@ -13,7 +13,7 @@ from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, table
 from unipo.errors import unknown
 from unipo.method import Method, diff
-from unipo.registry import get_method, load_plugin, methods
+from unipo.registry import get_method, load_plugin, catalogue
 
 ABOUT = """What there is to train with, and which paper each method follows.
 
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
         else:
             line(in_full(method))
         return 0
-    chosen = list(methods().values())
+    chosen = list(catalogue().values())
     if options.json:
         json_line([record(m) for m in chosen])
     elif options.by:
@@ -108,7 +108,9 @@ def in_full(method: Method) -> str:
     blocks.append("\n".join(["formula", *(f"  {text}" for text in method.explain().splitlines())]))
     rows = [(c.path, show(c.before), show(c.after)) for c in changes(method)]
     if rows:
-        blocks.append(f"changes to {method.parent}\n" + indented(table(rows, ("part", method.parent or "", method.name))))
+        blocks.append(
+            f"changes to {method.parent}\n" + indented(table(rows, ("part", method.parent or "", method.name)))
+        )
     blocks += remarks(method.defaults, method.notes, method.doubts)
     return "\n\n".join(blocks)
 
@@ -117,7 +119,9 @@ def remarks(defaults: Mapping[str, Any], notes: Sequence[str], doubts: Sequence[
     """Recommended settings, numbered details and doubts, as blocks of text."""
     blocks = []
     if defaults:
-        blocks.append("recommended\n" + indented(table([(k, str(v)) for k, v in defaults.items()], ("setting", "value"))))
+        blocks.append(
+            "recommended\n" + indented(table([(k, str(v)) for k, v in defaults.items()], ("setting", "value")))
+        )
     for title, items in (("details", notes), ("doubts", doubts)):
         if items:
             texts = [fill(t, 116, initial_indent=f"  {i}. ", subsequent_indent="     ") for i, t in enumerate(items, 1)]

@@ -39,6 +39,7 @@ class Average(Part):
 
 
 def counted(mask: Tensor) -> Tensor:
+    """A bool mask as float64 ones and zeros, to be summed."""
     return mask.to(torch.float64)
 
 

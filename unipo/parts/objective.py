@@ -39,6 +39,7 @@ def unclipped(ratio: Tensor, advantage: Tensor, low: float, high: float, dual: f
 
 
 def check_range(part: Objective, low: float, high: float) -> None:
+    """Raise ConfigError unless 1 - low and 1 + high bound a ratio from below and above."""
     if not 0 <= low <= 1 or high < 0:
         raise ConfigError(f"{type(part).__name__}: the clip range needs 0 <= low <= 1 and high >= 0, got {part}")
 

@@ -56,6 +56,7 @@ FORMULAS = {"k1": "d", "k2": "d^2/2", "k3": "exp(-d) - 1 + d", "k3+": "value k3,
 
 
 def check_estimator(name: str) -> None:
+    """Raise ConfigError for a KL estimator nobody knows, with the nearest one there is."""
     if name not in ESTIMATORS:
         raise unknown("KL estimator", name, ESTIMATORS)
 

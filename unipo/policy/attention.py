@@ -32,16 +32,6 @@ def _heads_first(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
-def _repeat(x: Tensor, times: int) -> Tensor:
-    """[n, kv_heads, width, d] -> [n, kv_heads * times, width, d]."""
-    return x if times == 1 else x.repeat_interleave(times, dim=1)
-
-
-def _fold(x: Tensor, times: int) -> Tensor:
-    """Sum the gradients of repeated heads. [n, heads, width, d] -> [n, heads / times, width, d]."""
-    return x if times == 1 else x.unflatten(1, (-1, times)).sum(2)
-
-
 def _key_mask(tile: Tile, dtype: torch.dtype) -> Tensor | None:
     """Additive [n, 1, 1, width] mask that hides padding keys; None if there is none."""
     if bool((tile.lengths == tile.shape[1]).all()):
@@ -59,49 +49,66 @@ def _cross_mask(cross: CrossTile, plan: Plan, dtype: torch.dtype) -> Tensor | No
     return plan.memo[key]  # type: ignore[return-value]
 
 
+def pieces_forward(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> tuple[Tensor, Tensor]:
+    """([N, heads, d] output, [N, heads] log-sum-exp). q: [N, heads, d]; k, v: [N, kv_heads, d].
+
+    The kernels take fewer key heads than query heads as they are: query heads h r ... h r + r - 1 share head h.
+    """
+    out = torch.empty(q.shape, dtype=q.dtype)
+    lse = torch.empty(q.shape[:2], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+    for tile in (*plan.contexts, *plan.responses):
+        tq, tk, tv = (_heads_first(tile.take(x)) for x in (q, k, v))
+        o, s = _forward(tq, tk, tv, 0.0, True, scale=scale)
+        tile.put(out, o.transpose(1, 2))
+        tile.put(lse, s.transpose(1, 2))
+    for cross in plan.cross:
+        tq = _heads_first(cross.queries.take(q))
+        tk, tv = (_heads_first(cross.keys.take(x)) for x in (k, v))
+        mask = _cross_mask(cross, plan, q.dtype)
+        o, s = _forward(tq, tk, tv, 0.0, False, attn_mask=mask, scale=scale)
+        o, s = o.transpose(1, 2), s.transpose(1, 2)
+        own_o, own_s = cross.queries.take(out), cross.queries.take(lse)
+        share = torch.sigmoid(s - own_s).unsqueeze(-1).to(o.dtype)
+        cross.queries.put(out, torch.lerp(own_o, o, share))
+        cross.queries.put(lse, torch.logaddexp(s, own_s))
+    return out, lse
+
+
+def pieces_backward(
+    grad: Tensor, saved: tuple[Tensor, ...], into: tuple[Tensor, Tensor, Tensor], plan: Plan, scale: float
+) -> None:
+    """Write the gradients of q, k, v. grad: [N, heads, d]; saved: q, k, v, output, log-sum-exp; into: dq, dk, dv.
+
+    Every row lies in exactly one context or response, so those pieces write and only the cross pieces add.
+    """
+    for tile in (*plan.contexts, *plan.responses):
+        _piece_backward(saved, into, grad, tile, tile, True, None, scale)
+    for cross in plan.cross:
+        mask = _cross_mask(cross, plan, grad.dtype)
+        _piece_backward(saved, into, grad, cross.queries, cross.keys, False, mask, scale)
+
+
 class _Pieces(torch.autograd.Function):
     """q: [N, heads, d]; k, v: [N, kv_heads, d]; rows of the packed row. Returns [N, heads, d]."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:
-        out = torch.empty_like(q)
-        lse = torch.empty(q.shape[:2], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
-        times = q.shape[1] // k.shape[1]
-        for tile in (*plan.contexts, *plan.responses):
-            tq, tk, tv = (_heads_first(tile.take(x)) for x in (q, k, v))
-            o, s = _forward(tq, _repeat(tk, times), _repeat(tv, times), 0.0, True, scale=scale)
-            tile.put(out, o.transpose(1, 2))
-            tile.put(lse, s.transpose(1, 2))
-        for cross in plan.cross:
-            tq = _heads_first(cross.queries.take(q))
-            tk, tv = (_heads_first(cross.keys.take(x)) for x in (k, v))
-            mask = _cross_mask(cross, plan, q.dtype)
-            o, s = _forward(tq, _repeat(tk, times), _repeat(tv, times), 0.0, False, attn_mask=mask, scale=scale)
-            o, s = o.transpose(1, 2), s.transpose(1, 2)
-            own_o, own_s = cross.queries.take(out), cross.queries.take(lse)
-            share = torch.sigmoid(s - own_s).unsqueeze(-1).to(o.dtype)
-            cross.queries.put(out, torch.lerp(own_o, o, share))
-            cross.queries.put(lse, torch.logaddexp(s, own_s))
+        out, lse = pieces_forward(q, k, v, plan, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.plan, ctx.scale = plan, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse = ctx.saved_tensors
-        plan, grad = ctx.plan, grads[0].contiguous()
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for tile in (*plan.contexts, *plan.responses):
-            _piece_backward((q, k, v, out, lse), (dq, dk, dv), grad, tile, tile, True, None, ctx.scale)
-        for cross in plan.cross:
-            mask = _cross_mask(cross, plan, q.dtype)
-            _piece_backward((q, k, v, out, lse), (dq, dk, dv), grad, cross.queries, cross.keys, False, mask, ctx.scale)
-        return dq, dk, dv, None, None
+        q, k, v, _, _ = ctx.saved_tensors
+        into = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
+        pieces_backward(grads[0].contiguous(), ctx.saved_tensors, into, ctx.plan, ctx.scale)
+        return *into, None, None
 
 
 def _piece_backward(
     saved: tuple[Tensor, ...],
-    sums: tuple[Tensor, Tensor, Tensor],
+    into: tuple[Tensor, Tensor, Tensor],
     grad: Tensor,
     queries: Tile,
     keys: Tile,
@@ -109,19 +116,17 @@ def _piece_backward(
     mask: Tensor | None,
     scale: float,
 ) -> None:
-    """Add one piece's share of the gradients to `sums`."""
+    """One piece's share of the gradients: written by a causal piece, added by a cross piece."""
     q, k, v, out, lse = saved
-    times = q.shape[1] // k.shape[1]
     tq, to = _heads_first(queries.take(q)), _heads_first(queries.take(out))
     ts = queries.take(lse).transpose(1, 2)
     tg = queries.take(grad)
     if not queries.exact:
         tg = torch.where(queries.real[..., None, None], tg, torch.zeros_like(tg))
-    tk, tv = (_repeat(_heads_first(keys.take(x)), times) for x in (k, v))
+    tk, tv = (_heads_first(keys.take(x)) for x in (k, v))
     gq, gk, gv = _backward(_heads_first(tg), tq, tk, tv, to, ts, 0.0, causal, attn_mask=mask, scale=scale)
-    queries.put(sums[0], gq.transpose(1, 2), add=True)
-    keys.put(sums[1], _fold(gk, times).transpose(1, 2), add=True)
-    keys.put(sums[2], _fold(gv, times).transpose(1, 2), add=True)
+    for target, tile, value in zip(into, (queries, keys, keys), (gq, gk, gv), strict=True):
+        tile.put(target, value.transpose(1, 2), add=not causal)
 
 
 def dense_attention(

@@ -20,8 +20,9 @@ from transformers import logging as hf_logging
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, MissingExtra
-from unipo.policy import attention
+from unipo.policy import attention, layer
 from unipo.policy.head import HeadSpec, linear_logp
+from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -70,7 +71,7 @@ class Policy:
         for dtype in (self.spec.weights, self.spec.compute):
             if dtype not in DTYPES:
                 raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-        prepare(self.causal)
+        self.layers_kept = prepare(self.causal)
         if self.spec.checkpointing:
             self.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.train()
@@ -200,8 +201,10 @@ def causal_of(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[return-value,operator]
 
 
-def prepare(causal: PreTrainedModel) -> None:
-    """Switch to packed attention and switch dropout off: with dropout every ratio is noise."""
+def prepare(causal: PreTrainedModel) -> str:
+    """Switch to packed attention and faster layers, and switch dropout off: with dropout every ratio is noise.
+
+    Returns why the model keeps its own layers, '' if it does not (see `unipo.policy.layer`)."""
     causal.set_attn_implementation(attention.NAME)
     causal.eval()
     for module in causal.modules():
@@ -210,6 +213,8 @@ def prepare(causal: PreTrainedModel) -> None:
         for name in ("attention_dropout", "attn_pdrop"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+    patch_norms(causal)
+    return layer.install(causal)
 
 
 def backbone_hidden(causal: PreTrainedModel, plan: Plan) -> Tensor:

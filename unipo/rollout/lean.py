@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from unipo.policy.attention import packed_rows
+from unipo.policy.family import Unfit, check_body
 from unipo.policy.model import Policy, head_spec, linear_weight
+from unipo.policy.norm import norm_eps
 from unipo.rollout.cache import DecodeState, LayerCache, Prefill, cache_dtype
 from unipo.rollout.decoder import Decoder, ModelDecoder, finish_logits
 
@@ -69,9 +71,9 @@ class _Norm:
     def __init__(self, module: Any) -> None:
         weight: Tensor = module.weight.detach()
         size = weight.shape[-1]
-        eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        eps = norm_eps(module)
         if eps is None:
-            raise _Unfit(f"{type(module).__name__} names no epsilon")
+            raise Unfit(f"{type(module).__name__} names no epsilon")
         self.factor = weight * math.sqrt(size)
         self.floor = torch.full((), math.sqrt(size * eps), dtype=weight.dtype, device=weight.device)
 
@@ -94,15 +96,11 @@ class _Layer:
     down: _Matrix
 
 
-class _Unfit(Exception):
-    """This model does not have the structure; the message says where."""
-
-
 class LeanDecoder:
     """See the module. Holds merged copies of the weights as they are now; build a new one after an update.
 
     longest: positions that the rotary tables must hold.  rows: how many rows a step usually has.  compute: dtype of
-    the matrix products.  Raises _Unfit for a model of another structure.
+    the matrix products.  Raises Unfit for a model of another structure.
     """
 
     name = "lean"
@@ -110,12 +108,11 @@ class LeanDecoder:
     def __init__(self, policy: Policy, longest: int, rows: int, compute: torch.dtype | None = None) -> None:
         causal: Any = policy.causal
         body = causal.base_model
-        _check_parts(body, {"embed_tokens", "layers", "norm", "rotary_emb"})
+        check_body(body)
         self.compute = compute or (torch.bfloat16 if policy.spec.compute == "bfloat16" else body.norm.weight.dtype)
         first = body.layers[0].self_attn
         self.d = int(first.head_dim)
-        self.heads = int(first.q_proj.out_features) // self.d
-        self.kv = int(first.k_proj.out_features) // self.d
+        self.heads, self.kv = (len(linear_weight(x)[0]) // self.d for x in (first.q_proj, first.k_proj))
         self.scale = float(first.scaling)
         self.rows = rows
         self.embedding: Tensor = body.embed_tokens.weight.detach()
@@ -128,16 +125,13 @@ class LeanDecoder:
         positions = torch.arange(longest, device=self.embedding.device)[None]
         cos, sin = body.rotary_emb(self.embedding[:1, None], positions)
         if cos.shape[-1] != self.d:
-            raise _Unfit(f"the rotary embedding turns {cos.shape[-1]} of {self.d} dimensions")
+            raise Unfit(f"the rotary embedding turns {cos.shape[-1]} of {self.d} dimensions")
         half = self.d // 2
         self.turn = torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())  # [longest, d / 2]
 
     # -- building ----------------------------------------------------------------------------------
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        _check_parts(layer, {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
-        _check_parts(attention, {"q_proj", "k_proj", "v_proj", "o_proj"}, optional={"q_norm", "k_norm", "rotary_emb"})
-        _check_parts(mlp, {"gate_proj", "up_proj", "down_proj", "act_fn"})
         norm, mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         q, k, v = (linear_weight(getattr(attention, f"{name}_proj")) for name in "qkv")
         q, k = ((self._interleave(w), None if b is None else self._interleave(b)) for w, b in (q, k))
@@ -171,7 +165,7 @@ class LeanDecoder:
             return None, None
         q, k = _Norm(attention.q_norm), _Norm(attention.k_norm)
         if q.factor.shape != (self.d,) or k.factor.shape != (self.d,) or not torch.equal(q.floor, k.floor):
-            raise _Unfit("query and key norms are not over one head")
+            raise Unfit("query and key norms are not over one head")
         of_q, of_k = (self._interleave(norm.factor) for norm in (q, k))
         weight = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.kv, -1)])
         return q, weight
@@ -237,16 +231,6 @@ class LeanDecoder:
         return layer.down.plus(self.activation(gate).mul_(up), x)
 
 
-def _check_parts(module: Any, needed: set[str], optional: frozenset[str] | set[str] = frozenset()) -> None:
-    """The children of a module must be these and no others, and none may hold parameters of its own."""
-    present = {name for name, _ in module.named_children()}
-    if needed - present or present - needed - optional:
-        odd = sorted((needed - present) | (present - needed - optional))
-        raise _Unfit(f"{type(module).__name__} differs from the Llama family in {', '.join(odd)}")
-    if next(module.parameters(recurse=False), None) is not None:
-        raise _Unfit(f"{type(module).__name__} has parameters of its own")
-
-
 # -- choosing --------------------------------------------------------------------------------------
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 _verdicts: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.WeakKeyDictionary()
@@ -275,7 +259,7 @@ def _objection(policy: Policy, longest: int) -> str:
     try:
         lean = LeanDecoder(policy, longest, rows=4, compute=dtype)
         difference, odd = largest_difference(policy, lean, longest)
-    except _Unfit as reason:
+    except Unfit as reason:
         return str(reason)
     if odd:
         return odd

@@ -162,7 +162,7 @@ Share of right final answers on held-out problems, {count} of each kind, one res
 | kind | temperature 1 | greedy |
 |---|---|---|
 {table}
-| *all kinds of `scratchpad_task()`* | {sampled} | {greedy} |
+| *{kinds}* | {sampled} | {greedy} |
 
 Mean log-probability (nats) of {cases} held-out responses that slip into a wrong answer, by what the prompt shows:
 
@@ -188,9 +188,14 @@ class Measured:
 
     def together(self, kinds: Sequence[str]) -> tuple[Accuracy, Accuracy]:
         """Both accuracies over several kinds."""
-        chosen = [self.by_kind[kind] for kind in kinds if kind in self.by_kind]
+        chosen = [self.by_kind[kind] for kind in kinds]
         sums = [Accuracy(sum(c[i].right for c in chosen), sum(c[i].total for c in chosen)) for i in (0, 1)]
         return sums[0], sums[1]
+
+
+def main_kinds(settings: Settings) -> list[str]:
+    """The kinds of the default task, as far as the model was shown them; without any, all it was shown."""
+    return [kind for kind in settings.weights if kind in DEFAULT_KINDS] or list(settings.weights)
 
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Measured:
@@ -201,8 +206,7 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings
         greedy = accuracy(model, tokenizer, kind, settings.measure, False, seed)
         by_kind[kind] = (sampled, greedy)
         print(f"{kind:8s} temperature 1: {sampled}   greedy: {greedy}", flush=True)
-    kinds = [kind for kind in settings.weights if kind in DEFAULT_KINDS] or list(settings.weights)
-    evidence = evidence_effect(model, tokenizer, kinds, settings.measure, seed)
+    evidence = evidence_effect(model, tokenizer, main_kinds(settings), settings.measure, seed)
     print(f"log-probability (response, final answer) of slips: {evidence}", flush=True)
     return Measured(by_kind, evidence, settings.measure)
 
@@ -213,7 +217,7 @@ def card(model: PreTrainedModel, settings: Settings, measured: Measured) -> str:
     labels = {"shown": "the wrong answer it ends in", "nothing": "nothing", "other": "the right answer"}
     effect = asdict(measured.evidence)
     shown = [f"| {label} | {effect[key][0]:.2f} | {effect[key][1]:.2f} |" for key, label in labels.items()]
-    sampled, greedy = measured.together(DEFAULT_KINDS)
+    sampled, greedy = measured.together(main_kinds(settings))
     kept = {key: value for key, value in asdict(settings).items() if key != "out"}
     return CARD.format(
         parameters=model.num_parameters(),
@@ -221,6 +225,7 @@ def card(model: PreTrainedModel, settings: Settings, measured: Measured) -> str:
         evidence=settings.evidence_rate,
         count=settings.measure,
         table="\n".join(rows),
+        kinds=", ".join(main_kinds(settings)),
         sampled=sampled,
         greedy=greedy,
         cases=measured.cases,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,7 +150,7 @@ class _Run:
             if name.startswith("events/"):
                 self.folder.event(number, name.removeprefix("events/"), count=value)
         if batch is not None:
-            for record in completion_records(batch, self.config.log.completions):
+            for record in completion_records(batch, self.config.log.completions, self.setup.policy.tokenizer.decode):
                 self.folder.append("completions", {"step": number, **record})
         self.display.step(number, metrics)
 
@@ -256,16 +256,17 @@ def _interruptible() -> Iterator[_Stop]:
             signal.signal(kind, handler)
 
 
-def completion_records(batch: Batch, most: int) -> list[dict[str, Any]]:
-    """The first responses of a batch as plain records: text, reward, and per-token columns for the viewer."""
+def completion_records(batch: Batch, most: int, decode: Callable[[list[int]], str]) -> list[dict[str, Any]]:
+    """The first responses of a batch as plain records: prompt, text, reward, and per-token columns."""
     layout = batch.layout
     records = []
     for i in range(min(most, layout.n_sequences)):
         start, stop = int(layout.seq_starts[i]), int(layout.seq_starts[i] + layout.seq_lengths[i])
         prompt = int(layout.seq_prompt[i])
+        context = int(layout.context_starts[prompt])
         record: dict[str, Any] = {
             "prompt_id": int(batch.prompt_id[prompt]),
-            "prompt": batch.row[prompt].get("prompt", batch.row[prompt].get("question", "")) or "",
+            "prompt": decode(batch.context[context : context + int(layout.context_lengths[prompt])].tolist()),
             "text": batch.text[i],
             "answer": batch.answer[prompt],
             "tokens": batch.tokens[start:stop].tolist(),
@@ -273,7 +274,7 @@ def completion_records(batch: Batch, most: int) -> list[dict[str, Any]]:
         for name in ("reward", "score", "truncated"):
             if batch.has(name):
                 record[name] = getattr(batch, name)[i].item()
-        for name in ("advantage", "behaviour_logp"):
+        for name in ("advantage", "behaviour_logp", "behaviour_entropy"):
             if batch.has(name):
                 record[name] = [round(x, 6) for x in getattr(batch, name)[start:stop].tolist()]
         records.append(record)
