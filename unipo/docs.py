@@ -118,7 +118,9 @@ def _passes(method: Method) -> str:
     columns = [c for s in method.signals for c in s.adds if c in method.needs]
     if not columns:
         return "Nothing but the policy's own pass with gradient is run."
-    late = " `old_logp` costs no pass of its own where the engine's log-probs are exact." if "old_logp" in columns else ""
+    late = (
+        " `old_logp` costs no pass of its own where the engine's log-probs are exact." if "old_logp" in columns else ""
+    )
     return f"Columns that models compute for it without gradient: {', '.join(f'`{c}`' for c in columns)}.{late}"
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 import unipo as library
 from unipo.cli import COMMANDS
 from unipo.command.methods import FIELDS
-from unipo.registry import methods
+from unipo.registry import catalogue
 from unipo.training.setting import COMPOSITION
 
 from .conftest import Said
@@ -56,7 +57,7 @@ def test_help_loads_no_torch_and_the_catalogue_no_transformers() -> None:
 
 def test_methods_lists_every_method_with_its_parts(unipo: Call) -> None:
     listed = unipo("methods", "--json").json
-    assert [m["name"] for m in listed] == list(methods())
+    assert [m["name"] for m in listed] == list(catalogue())
     for item in listed:
         assert set(item) == {"name", "aliases", "paper", "arxiv", "code", "parent", "summary", "parts"}
         assert set(item["parts"]) <= set(FIELDS)
@@ -73,7 +74,7 @@ def test_the_fields_of_the_catalogue_are_those_that_can_be_set() -> None:
 
 def test_methods_as_a_table_and_grouped(unipo: Call) -> None:
     rows = unipo("methods").out.splitlines()
-    assert len(rows) == 1 + len(methods())
+    assert len(rows) == 1 + len(catalogue())
     grouped = unipo("methods", "--by", "selection").out
     assert "(none)" in grouped
     row = next(text for text in grouped.splitlines() if "DynamicSampling" in text)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from unipo.command.evaluate import Measured, estimates
 
 from .conftest import Said

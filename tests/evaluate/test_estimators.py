@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 import torch
+
 from unipo.evaluate.accuracy import cluster_bootstrap
 from unipo.evaluate.estimators import best_of_k, maj_at_k, pass_at_k, pass_hat_k
 

@@ -13,7 +13,7 @@ from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, table
 from unipo.errors import unknown
 from unipo.method import Method, diff
-from unipo.registry import get_method, load_plugin, catalogue
+from unipo.registry import catalogue, get_method, load_plugin
 
 ABOUT = """What there is to train with, and which paper each method follows.
 

@@ -33,7 +33,8 @@ STARTER_DEFAULTS: dict[str, Any] = {
     "steps": 60,
     "prompts": 8,
     "sampling": {"max_tokens": 48},
-    "optim": {"learning_rate": 1e-4},
+    "optim": {"learning_rate": 2e-4, "beta2": 0.95, "warmup_steps": 5},
+    "eval": {"prompts": 512},
 }
 STARTER = "starter"
 
