@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import sys
 
-# Before torch is imported, and inherited by processes that tests start.
+import pytest
+import torch
+from hypothesis import settings
+
+# Inherited by processes that tests start, and read by libraries when they are imported.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-import pytest
-import torch
-from hypothesis import settings
 
 # Packages of the extras in pyproject.toml, under the names they are imported by.
 OPTIONAL = (

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unipo.training.config import TrainConfig, from_dict, merged, nested
+from unipo.training.config import TrainConfig, from_dict, nested
 from unipo.training.run import Result
 from unipo.training.run import train as run_training
-from unipo.training.setup import starter_defaults
 
 
 def train(
@@ -23,10 +22,11 @@ def train(
 ) -> Result:
     """Post-train a model and return what it came to.
 
-    model: directory or Hugging Face id (empty: the starter model, with settings that suit it if no task or data is
-    named).  data: file, dataset directory or hub id; task: a task's name or object instead.  reward: a Python
-    function, a name such as "maths", or a weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with dots,
-    e.g. steps=50, optim={"learning_rate": 1e-5}, or **{"sampling.max_tokens": 256}.
+    model: directory or Hugging Face id (empty: the starter model; settings that suit it are in
+    `unipo.training.setup.STARTER_DEFAULTS`, which only the command applies by itself).  data: file, dataset directory
+    or hub id; task: a task's name or object instead.  reward: a Python function, a name such as "maths", or a
+    weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with
+    dots, e.g. steps=50, optim={"learning_rate": 1e-5}, or **{"sampling.max_tokens": 256}.
     """
     values = nested(settings)
     values["method"] = method
@@ -40,7 +40,5 @@ def train(
         task = None
     if values.get("resume"):
         values.setdefault("steps", 0)  # as many as the run was started for
-    if task is None:
-        values = merged(starter_defaults(values), values)
     config: TrainConfig = from_dict(TrainConfig, values)
     return run_training(config, reward=reward, task=task)

@@ -6,7 +6,7 @@
     ```python                    run it by itself
     ```python file=rewards.py    write it down under this name (any language)
     ```text output               what the block before prints, to the letter
-    ```text                      shown, not checked
+    ```text, ```                  shown, not checked
 
 The blocks of one page run in order, in one directory that begins empty.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNABLE = ("bash", "python")
-SHOWN = ("text",)
+SHOWN = ("text", "")
 WORDS = ("file", "short", "norun", "output")
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 

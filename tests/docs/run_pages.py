@@ -15,6 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import blocks as pages
@@ -63,7 +64,7 @@ def run_bash(block: pages.Block) -> tuple[int, str, str]:
         return done.returncode, done.stdout, done.stderr
     printed = ["", ""]
     for line in lines:
-        status, out, err = forked(lambda words=tuple(shlex.split(line)[1:]): unipo.cli.main(list(words)))
+        status, out, err = forked(partial(unipo.cli.main, shlex.split(line)[1:]))
         printed = [printed[0] + out, printed[1] + err]
         if status:
             return status, *printed

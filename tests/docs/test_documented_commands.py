@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import blocks as pages
+import pytest
 
 HERE = Path(__file__).parent
 
 # Blocks that cannot run here, by the reason their info string gives. A new one needs a line in this list.
-NOT_RUN = {"hub": 1, "installs": 3, "long": 1}
+NOT_RUN = {"hub": 1, "installs": 2}
 
 
+@pytest.mark.slow
 def test_every_block_of_every_page_runs(tmp_path: Path) -> None:
     with_blocks = [str(p) for p in pages.pages() if any(b.runs for b in pages.blocks(p))]
     home = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

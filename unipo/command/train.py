@@ -14,7 +14,9 @@ from unipo.command.flags import SET, annotated, parse, settings, with_defaults
 from unipo.command.help_text import TRAIN_HELP
 from unipo.command.output import json_line, line, note, results_only
 from unipo.errors import ConfigError
+from unipo.registry import get_method
 from unipo.training.config import TrainConfig, from_dict, merged, nested, read_mapping, to_dict
+from unipo.training.progress import measure_of
 from unipo.training.run import Result
 from unipo.training.run import train as run_training
 from unipo.training.setup import starter_defaults
@@ -236,7 +238,7 @@ def summary(result: Result) -> list[str]:
     for name, value in (("before", result.before), ("after", result.after)):
         if value is not None:
             lines.append(
-                f"held-out accuracy {name:<6} {100 * value.accuracy:5.1f} %   "
+                f"held-out {measure_of(get_method(result.method))} {name:<6} {100 * value.accuracy:5.1f} %   "
                 f"(95 % interval {100 * value.low:.1f} to {100 * value.high:.1f}, {value.problems} problems)"
             )
     checkpoint = Path(result.run) / "checkpoints" / f"step-{result.steps:06d}" / "model"

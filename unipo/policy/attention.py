@@ -124,8 +124,8 @@ def _piece_backward(
     if not queries.exact:
         tg = torch.where(queries.real[..., None, None], tg, torch.zeros_like(tg))
     tk, tv = (_heads_first(keys.take(x)) for x in (k, v))
-    gq, gk, gv = _backward(_heads_first(tg), tq, tk, tv, to, ts, 0.0, causal, attn_mask=mask, scale=scale)
-    for target, tile, value in zip(into, (queries, keys, keys), (gq, gk, gv), strict=True):
+    found = _backward(_heads_first(tg), tq, tk, tv, to, ts, 0.0, causal, attn_mask=mask, scale=scale)
+    for target, tile, value in zip(into, (queries, keys, keys), found, strict=True):
         tile.put(target, value.transpose(1, 2), add=not causal)
 
 

@@ -48,20 +48,18 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, spec: HeadSpec)
     return z if spec.temperature == 1.0 else z.div_(spec.temperature)
 
 
-def _probabilities(z: Tensor) -> Tensor:
-    """softmax(z), in the memory of z."""
-    return z.sub_(z.logsumexp(-1, keepdim=True)).exp_()
+def _reduce(z: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """([n] log-prob of the target, [n] entropy if asked, [n, V] probabilities). z: [n, V], destroyed.
 
-
-def _reduce(z: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
-    """([n] log-prob of the target, [n] entropy if asked). z: [n, V]."""
-    lse = z.logsumexp(-1)
+    The likeliest token gives back the log-sum-exp without a second pass of exponentials: lse = max z - log max p.
+    """
+    p = z.softmax(-1)
+    lse = z.amax(-1) - p.amax(-1).log_()
     logp = z.gather(1, target[:, None]).squeeze(1) - lse
     if not entropy:
-        return logp, None
-    p = (z - lse[:, None]).exp_()
-    # H = lse - sum p z; where p underflows to 0 a logit of -inf would make 0 * -inf.
-    return logp, lse - torch.where(p > 0, p * z, torch.zeros_like(p)).sum(-1)
+        return logp, None, p
+    # Where p underflows to 0 a logit of -inf would make 0 * -inf.
+    return logp, lse - z.clamp_(min=torch.finfo(z.dtype).min).mul_(p).sum(-1), p
 
 
 class _LinearLogp(torch.autograd.Function):
@@ -80,11 +78,11 @@ class _LinearLogp(torch.autograd.Function):
         for start in range(0, n, rows):
             part = slice(start, start + rows)
             z = _logits(h[part], w, b, spec)
-            logp[part], ent = _reduce(z, target[part], spec.entropy)
+            logp[part], ent, p = _reduce(z, target[part], spec.entropy)
             if ent is not None:
                 entropy[part] = ent
             if keep:
-                kept = _probabilities(z)
+                kept = p
         ctx.save_for_backward(hidden, weight, bias, target, entropy, kept)
         ctx.spec = spec
         return logp, entropy
@@ -97,7 +95,7 @@ class _LinearLogp(torch.autograd.Function):
         h, w, b = _cast(hidden, weight, bias, spec)
         rows = chunk_rows(len(weight), wide, spec.budget)
         dh = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        dw = torch.zeros(weight.shape, dtype=wide, device=weight.device) if ctx.needs_input_grad[1] else None
+        dw: Tensor | None = None
         db = torch.zeros(len(weight), dtype=wide, device=weight.device) if bias is not None else None
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
@@ -107,8 +105,12 @@ class _LinearLogp(torch.autograd.Function):
             dz = dz.to(h.dtype)
             if dh is not None:
                 dh[part] = (dz @ w).to(hidden.dtype)
-            if dw is not None:
-                dw.addmm_(dz.T, h[part]) if dz.dtype == wide else dw.add_(dz.T @ h[part])
+            if ctx.needs_input_grad[1]:
+                # Chunks are summed in the wide dtype: a narrow sum would lose what the later ones add.
+                share = (dz.T @ h[part]).to(wide) if dw is None or dz.dtype != wide else None
+                dw = share if dw is None else dw.add_(share) if share is not None else dw.addmm_(dz.T, h[part])
+        if ctx.needs_input_grad[1] and dw is None:
+            dw = torch.zeros_like(weight)
         return (
             dh,
             None if dw is None else dw.to(weight.dtype),
@@ -138,7 +140,7 @@ def _logit_gradient(
         z = _logits(h, w, b, spec)
         if spec.softcap is not None:
             slope = 1 - (z * (spec.temperature / spec.softcap)) ** 2
-        p = _probabilities(z)
+        p = z.softmax(-1)
     extra: Tensor | None = None
     if spec.entropy and grads[1] is not None:
         e = grads[1][part]

@@ -26,7 +26,8 @@ def flops_per_position(policy: Policy) -> float:
     if experts and active:
         routed = sum(p.numel() for n, p in body.named_parameters() if ".experts." in n)
         layers -= round(routed * (1 - active / experts))
-    return 6.0 * (layers + head_weight(causal)[0].numel())
+    total: float = 6.0 * (layers + head_weight(causal)[0].numel())
+    return total
 
 
 @lru_cache(maxsize=2)

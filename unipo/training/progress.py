@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from unipo.evaluate.accuracy import Interval
+from unipo.method import Method
 
 # A log file gets a line at each of these many seconds, and for the first and last step.
 LOG_EVERY = 10.0
@@ -50,8 +51,8 @@ class Display:
         if not self.live or done >= total:
             return
         self._progress = Progress(
-            TextColumn("[bold]step"),
-            BarColumn(bar_width=24),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
@@ -59,7 +60,7 @@ class Display:
             console=self.console,
             transient=False,
         )
-        self._task = self._progress.add_task("train", total=total, completed=done, numbers="")
+        self._task = self._progress.add_task("step", total=total, completed=done, numbers="")
         self._progress.start()
 
     def sampling(self, finished: int) -> None:
@@ -69,18 +70,20 @@ class Display:
             self._progress.update(self._task, description=f"{finished} responses")
 
     def step(self, number: int, metrics: dict[str, float]) -> None:
-        line = step_line(metrics)
         if self._progress is not None:
-            self._progress.update(self._task, completed=number, numbers=line)
+            # Numbers that do not fit would push the bar and the times out of the line.
+            line = step_line(metrics, 6 if self.console.width >= 130 else 2)
+            self._progress.update(self._task, completed=number, numbers=line, description="step")
             return
+        line = step_line(metrics)
         now = time.perf_counter()
         if number == 1 or number == self._total or now - self._last >= LOG_EVERY:
             self._last = now
             self.note(f"step {number}/{self._total}  {line}")
 
-    def accuracy(self, when: str, interval: Interval) -> None:
+    def accuracy(self, when: str, interval: Interval, what: str = "accuracy") -> None:
         self.note(
-            f"held-out accuracy {when}: {interval.accuracy:.3f}  (95 % interval {interval.low:.3f} to {interval.high:.3f}, "
+            f"held-out {what} {when}: {interval.accuracy:.3f}  (95 % interval {interval.low:.3f} to {interval.high:.3f}, "
             f"{interval.problems} problems)"
         )
 
@@ -90,8 +93,15 @@ class Display:
             self._progress = None
 
 
-def step_line(metrics: dict[str, float]) -> str:
-    """The few numbers worth a glance, those that exist."""
+def measure_of(method: Method) -> str:
+    """What a held-out evaluation of this method measures; see `unipo.evaluate.heldout`."""
+    if method.online:
+        return "accuracy"
+    return "share of pairs ranked right" if "preference" in method.source.adds else "probability per token"
+
+
+def step_line(metrics: dict[str, float], most: int = 6) -> str:
+    """The few numbers worth a glance, those that exist, at most so many."""
     shown = (
         ("reward", "reward/mean", "{:.3f}"),
         ("loss", "loss", "{:.4f}"),
@@ -100,4 +110,5 @@ def step_line(metrics: dict[str, float]) -> str:
         ("grad", "grad_norm", "{:.2f}"),
         ("s/step", "seconds/step", "{:.2f}"),
     )
-    return "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in shown if name in metrics)
+    found = [f"{label} {form.format(metrics[name])}" for label, name, form in shown if name in metrics]
+    return "  ".join(found[:most])

@@ -25,7 +25,7 @@ from unipo.training.checkpoint import (
 )
 from unipo.training.config import TrainConfig, from_dict, read_mapping, to_dict
 from unipo.training.loop import Trainer
-from unipo.training.progress import Display
+from unipo.training.progress import Display, measure_of
 from unipo.training.ranks import Ranks, start_ranks, stop_ranks
 from unipo.training.rundir import RunDir, new_run_path
 from unipo.training.setup import Setup, build, end_report
@@ -174,7 +174,7 @@ class _Run:
             else:
                 interval = offline_accuracy(setup.policy, setup.method, setup.heldout)
         self.folder.append("evaluations", {"step": self.trainer.step_number, "when": when, **interval.as_dict()})
-        self.display.accuracy(when, interval)
+        self.display.accuracy(when, interval, measure_of(setup.method))
         return interval
 
     # -- saving and resuming -----------------------------------------------------------------------
