@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from unipo.method import Method as Method
     from unipo.method import Paper as Paper
     from unipo.method import diff as diff
-    from unipo.registry import get_method as get_method
     from unipo.registry import catalogue as catalogue
+    from unipo.registry import get_method as get_method
     from unipo.registry import register as register
 
 __version__ = "0.1.0"

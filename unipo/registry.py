@@ -48,6 +48,9 @@ def load_plugin(path: str | Path) -> None:
     if not file.is_file():
         raise ConfigError(f"plugin {str(path)!r} is not a file")
     name = f"unipo_plugin_{file.stem}"
+    held = sys.modules.get(name)
+    if held is not None and Path(str(held.__file__)).resolve() == file.resolve():
+        return  # running it again would define its parts a second time
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"plugin {str(path)!r} is not a Python file (its name must end in .py)")

@@ -50,7 +50,7 @@ def test_a_prompt_longer_than_the_context_stops_or_is_counted(tmp_path: Path, ro
         on_data(tmp_path, data)
     on_data(tmp_path, data, **{"data.long_prompts": "skip"})
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert events[0] == {"step": 0, "event": "left out", "prompt too long": 1}
+    assert events[0] == {"step": 0, "event": "data", "prompt too long": 1}
 
 
 def test_a_group_of_one_has_no_baseline(tmp_path: Path) -> None:

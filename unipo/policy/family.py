@@ -35,9 +35,7 @@ def check_body(body: Any) -> None:
 
 def check_layer(layer: Any) -> None:
     check_parts(layer, {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
-    check_parts(
-        layer.self_attn, {"q_proj", "k_proj", "v_proj", "o_proj"}, optional={"q_norm", "k_norm", "rotary_emb"}
-    )
+    check_parts(layer.self_attn, {"q_proj", "k_proj", "v_proj", "o_proj"}, optional={"q_norm", "k_norm", "rotary_emb"})
     check_parts(layer.mlp, {"gate_proj", "up_proj", "down_proj", "act_fn"})
     for name, linear in linears(layer).items():
         if not isinstance(getattr(linear, "base_layer", linear), nn.Linear):

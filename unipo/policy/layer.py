@@ -247,7 +247,14 @@ def _plain(layer: Any) -> bool:
 def _modules(layer: Any) -> list[nn.Module]:
     attention = layer.self_attn
     norms = [getattr(attention, n) for n in NORMS[2:] if hasattr(attention, n)]
-    return [attention, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm, *norms, *linears(layer).values()]
+    return [
+        attention,
+        layer.mlp,
+        layer.input_layernorm,
+        layer.post_attention_layernorm,
+        *norms,
+        *linears(layer).values(),
+    ]
 
 
 def _tensors(layer: Any) -> tuple[Tensor | None, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +24,9 @@ from unipo.policy import attention, layer
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
+from unipo.policy.spec import LoraSpec, PolicySpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """Low-rank adapters (peft). rank 0 trains all weights. targets: module names, or 'all-linear'."""
-
-    rank: int = 0
-    alpha: int = 32
-    targets: str = "all-linear"
-
-
-@dataclass(frozen=True)
-class PolicySpec:
-    """How the policy is loaded and computed.
-
-    model: a directory, or a Hugging Face id (downloaded by transformers if it is not in its cache).
-    compute: 'float32', or 'bfloat16' for autocast with float32 weights.  reference: 'frozen' copy of the start,
-    'adapter-off' (LoRA only), 'ema' of the policy, or a model path.  checkpointing: recompute activations in the
-    backward.  micro_tokens: packed positions per forward and backward; 0 is no limit.
-    """
-
-    model: str = ""
-    weights: str = "float32"
-    compute: str = "float32"
-    lora: LoraSpec = LoraSpec()
-    reference: str = "auto"
-    reference_decay: float = 0.99
-    checkpointing: bool = False
-    micro_tokens: int = 0
-    device: str = "auto"
 
 
 class Policy:
@@ -291,6 +262,10 @@ def load_policy(spec: PolicySpec, temperature: float = 1.0) -> Policy:
     if spec.weights not in DTYPES:
         raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
     device = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     model: nn.Module = load_model(spec.model, DTYPES[spec.weights], device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)

@@ -98,7 +98,7 @@ def failure_error(
     return RewardError(
         f"reward {name!r} {FAILURES[failure.kind]} on {where}{more}\n"
         f"{describe(samples[index or 0])}\n  {failure.kind}:\n{detail}\n"
-        'Mend the reward function, or set on_error="skip" to leave such samples out and count them.'
+        'Mend the reward function, or set on_error="skip" (for a run: --data.bad-rewards skip) to leave such samples out and count them.'
     )
 
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from unipo.policy.attention import packed_rows
 from unipo.policy.family import Unfit, check_body

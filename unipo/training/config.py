@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from unipo.errors import ConfigError, unknown
-from unipo.policy.model import PolicySpec
+from unipo.policy.spec import PolicySpec
 from unipo.rollout.engine import Sampling
 from unipo.tasks.dataset import Heldout
 from unipo.tasks.fields import Fields

@@ -97,8 +97,8 @@ class _Run:
     def __call__(self) -> Result:
         self.folder.write_config(to_dict(self.config), self.setup.method.explain())
         if self.setup.events:
-            self.folder.event(0, "left out", **dict(self.setup.events))
-            self.display.note(f"left out: {end_report(self.setup.events)}")
+            self.folder.event(0, "data", **dict(self.setup.events))
+            self.display.note(f"data: {end_report(self.setup.events)}")
         if self.config.resume:
             self._resume()
         if self.before is None and self.config.eval.before and self.trainer.step_number == 0:

@@ -168,6 +168,9 @@ def encode_all(
         return ()
     encoded = encode_prompts(policy.tokenizer, examples, data.chat, room, data.long_prompts)
     events.update(encoded.events)
+    strange = getattr(policy.tokenizer, "unk_token_id", None)
+    if strange is not None and any(strange in ids for ids in encoded.ids):
+        events["prompt with tokens the model does not know (kept)"] += sum(strange in ids for ids in encoded.ids)
     if method.online:
         return tuple(Prompt(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
     prompts: list[Prompt] = []

@@ -1,0 +1,35 @@
+"""How a policy is loaded and computed, as plain settings: importing this loads no model code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank adapters (peft). rank 0 trains all weights. targets: module names, or 'all-linear'."""
+
+    rank: int = 0
+    alpha: int = 32
+    targets: str = "all-linear"
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """How the policy is loaded and computed.
+
+    model: a directory, or a Hugging Face id (downloaded by transformers if it is not in its cache).
+    compute: 'float32', or 'bfloat16' for autocast with float32 weights.  reference: 'frozen' copy of the start,
+    'adapter-off' (LoRA only), 'ema' of the policy, or a model path.  checkpointing: recompute activations in the
+    backward.  micro_tokens: packed positions per forward and backward; 0 is no limit.
+    """
+
+    model: str = ""
+    weights: str = "float32"
+    compute: str = "float32"
+    lora: LoraSpec = LoraSpec()
+    reference: str = "auto"
+    reference_decay: float = 0.99
+    checkpointing: bool = False
+    micro_tokens: int = 0
+    device: str = "auto"
