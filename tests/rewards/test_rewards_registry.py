@@ -128,8 +128,12 @@ def test_names_become_rewards_with_their_settings():
     assert resolve_reward("kimi:reward=numbers,weight=0.5,group=problem") == KimiLength(NumberMatch(), 0.5, "problem")
     assert resolve_reward("gate:numbers,format:r1,-0.5") == Gate(NumberMatch(), Format("r1"), -0.5)
     assert resolve_reward("0.9*numbers + 0.1*format:r1") == WeightedSum((NumberMatch(), Format("r1")), (0.9, 0.1))
-    assert resolve_reward("maths:require_box=true").name == "maths"
     assert resolve_reward("format:tags,name=7").name == "7"
+
+
+def test_maths_takes_its_settings_too():
+    pytest.importorskip("math_verify")
+    assert resolve_reward("maths:require_box=true").require_box
 
 
 def test_functions_objects_lists_and_dicts_become_rewards():

@@ -169,13 +169,14 @@ def flex_attention(
         n = plan.n_positions
         plan.memo[key] = create_block_mask(visible, None, None, n, n, device=str(q.device))
 
-    def capped(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
+    cap = softcap or 0.0
 
-    run = torch.compile(flex) if q.is_cuda else flex
-    args = [x.transpose(0, 1)[None] for x in (q, k, v)]
-    out = run(
-        *args,
+    def capped(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
+    run: Any = torch.compile(flex) if q.is_cuda else flex
+    out: Tensor = run(
+        *(x.transpose(0, 1)[None] for x in (q, k, v)),
         score_mod=None if softcap is None else capped,
         block_mask=plan.memo[key],
         scale=scale,

@@ -33,6 +33,7 @@ from unipo.policy.products import forward_product, input_gradient, weight_gradie
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOLERANCE = 2e-5  # float64 too: the modules round their norms to float32 there, and the function does not
 NORMS = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm")
+NAMES = (*PROJECTIONS, *(f"{name}.bias" for name in PROJECTIONS), *NORMS)  # in the order they are passed
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class LayerShape:
 
 def interleave(x: Tensor, d: int) -> Tensor:
     """Rows of each head from (first half, second half) to pairs. x: [heads * d, ...]."""
-    return x.unflatten(0, (-1, 2, d // 2)).transpose(1, 2).flatten(0, 2)
+    return x.view(-1, 2, d // 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
 
 
 def _separate(x: Tensor, d: int) -> Tensor:
     """The inverse of `interleave`."""
-    return x.unflatten(0, (-1, d // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return x.view(-1, d // 2, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
 
 
 class _Weights:
@@ -71,10 +72,12 @@ class _Weights:
         self.shape = shape
         weight = dict(zip(PROJECTIONS, tensors[:count], strict=True))
         bias = dict(zip(PROJECTIONS, tensors[count : 2 * count], strict=True))
-        norms = dict(zip(NORMS, tensors[2 * count :], strict=True))
+        first, second, of_q, of_k = tensors[2 * count :]
+        if first is None or second is None:
+            raise Unfit("a layer without norms")
         self.weight: dict[str, Tensor] = {n: w.to(compute) for n, w in weight.items() if w is not None}
         self.bias = {n: None if b is None else b.to(compute) for n, b in bias.items()}
-        self.norm, self.mlp_norm = norms["input_layernorm"], norms["post_attention_layernorm"]
+        self.norm, self.mlp_norm = first, second
         self.qkv = torch.cat([self._arranged(n, self.weight[n]) for n in PROJECTIONS[:3]])
         biases = [self.bias[n] for n in PROJECTIONS[:3]]
         self.qkv_bias: Tensor | None = None
@@ -85,8 +88,8 @@ class _Weights:
                 [zero(len(self.weight[n])) if b is None else self._arranged(n, b) for n, b in parts]
             )
         self.heads_norm: Tensor | None = None
-        if norms["q_norm"] is not None and norms["k_norm"] is not None:
-            q, k = (interleave(norms[n], shape.d) for n in ("q_norm", "k_norm"))
+        if of_q is not None and of_k is not None:
+            q, k = (interleave(x, shape.d) for x in (of_q, of_k))
             self.heads_norm = torch.cat([q.expand(shape.heads, -1), k.expand(shape.kv_heads, -1)])
 
     def _arranged(self, name: str, x: Tensor) -> Tensor:
@@ -141,10 +144,12 @@ def _turn(both: Tensor, turn: Tensor) -> Tensor:
 
 
 class _Backward:
-    """The backward of `_run`, part by part; `grads` collects the gradients of the weights by name."""
+    """The backward of `_run`, part by part; `grads` collects the gradients of the wanted weights by name."""
 
-    def __init__(self, kept: _Kept, w: _Weights, compute: torch.dtype, turn: Tensor, plan: Plan) -> None:
-        self.kept, self.w, self.compute, self.turn, self.plan = kept, w, compute, turn, plan
+    def __init__(
+        self, kept: _Kept, w: _Weights, compute: torch.dtype, turn: Tensor, plan: Plan, wanted: frozenset[str]
+    ) -> None:
+        self.kept, self.w, self.compute, self.turn, self.plan, self.wanted = kept, w, compute, turn, plan, wanted
         self.grads: dict[str, Tensor] = {}
         self.wide = kept.x.dtype
 
@@ -158,7 +163,8 @@ class _Backward:
         return self._norm_back(self._attention(d_out), kept.x, kept.inverse, w.norm, 0).add_(g)
 
     def _linear(self, name: str, g: Tensor, x: Tensor) -> None:
-        self.grads[name] = weight_gradient(g, x, self.wide)
+        if name in self.wanted:
+            self.grads[name] = weight_gradient(g, x, self.wide)
         if self.w.bias[name] is not None:
             self.grads[f"{name}.bias"] = g.sum(0, dtype=self.wide)
 
@@ -196,15 +202,21 @@ class _Backward:
                 self.grads[name] = _separate(part.sum(0), s.d)
         d_qkv[:, : s.turned] = d_both
         flat = d_qkv.view(len(g), -1)
+        self._projections(flat)
+        return input_gradient(flat, w.qkv)
+
+    def _projections(self, flat: Tensor) -> None:
+        """Gradients of the q, k and v weights and biases. flat: [N, (heads + 2 kv_heads) d]."""
+        kept, w, s = self.kept, self.w, self.w.shape
+        if self.wanted.isdisjoint({*PROJECTIONS[:3], *(f"{name}.bias" for name in PROJECTIONS[:3])}):
+            return
         y = (kept.x * kept.inverse).mul_(w.norm).to(self.compute)
         sizes = [s.heads * s.d, s.kv_heads * s.d, s.kv_heads * s.d]
-        parts = weight_gradient(flat, y, self.wide).split(sizes)
-        sums = flat.sum(0, dtype=self.wide).split(sizes) if w.qkv_bias is not None else None
-        for i, name in enumerate(PROJECTIONS[:3]):
-            self.grads[name] = parts[i] if name == "v_proj" else _separate(parts[i], s.d)
-            if sums is not None and w.bias[name] is not None:
-                self.grads[f"{name}.bias"] = sums[i] if name == "v_proj" else _separate(sums[i], s.d)
-        return input_gradient(flat, w.qkv)
+        weights = weight_gradient(flat, y, self.wide).split(sizes)
+        biases = flat.sum(0, dtype=self.wide).split(sizes)
+        for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=False):
+            self.grads[name] = weight if name == "v_proj" else _separate(weight, s.d)
+            self.grads[f"{name}.bias"] = bias if name == "v_proj" else _separate(bias, s.d)
 
 
 class _Layer(torch.autograd.Function):
@@ -229,10 +241,10 @@ class _Layer(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             w = _Weights(tensors, ctx.shape, ctx.compute)
             kept = _run(x, turn, w, ctx.plan, ctx.compute)[1] if ctx.remake else _Kept(x, *rest)
-            back = _Backward(kept, w, ctx.compute, turn, ctx.plan)
+            wanted = frozenset(name for name, needs in zip(NAMES, ctx.needs_input_grad[5:], strict=True) if needs)
+            back = _Backward(kept, w, ctx.compute, turn, ctx.plan, wanted)
             dx = back(grads[0])
-        names = (*PROJECTIONS, *(f"{n}.bias" for n in PROJECTIONS), *NORMS)
-        return dx, None, None, None, None, *(back.grads.get(n) for n in names)
+        return dx, None, None, None, None, *(back.grads.get(name) if name in wanted else None for name in NAMES)
 
 
 # -- putting it into a model -----------------------------------------------------------------------
@@ -283,8 +295,9 @@ def _complex_turn(plan: Plan, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
     plan, shape, tables = kwargs.get("unipo_plan"), self._unipo_shape, kwargs.get("position_embeddings")
-    suits = isinstance(plan, Plan) and hidden_states.device.type == "cpu" and tables is not None and not args
-    if not suits or not (shape.window is None or shape.window >= plan.longest) or not _plain(self):
+    if not isinstance(plan, Plan) or hidden_states.device.type != "cpu" or tables is None or args:
+        return type(self).forward(self, hidden_states, *args, **kwargs)
+    if (shape.window is not None and shape.window < plan.longest) or not _plain(self):
         return type(self).forward(self, hidden_states, *args, **kwargs)
     turn = _complex_turn(plan, *tables)
     remake = bool(getattr(self, "gradient_checkpointing", False)) and self.training

@@ -244,7 +244,8 @@ def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
     hf_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=False)
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
     finally:

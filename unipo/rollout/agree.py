@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +41,10 @@ def largest_difference(policy: Policy, other: Decoder, longest: int) -> tuple[fl
 def _logits(decoder: Decoder, policy: Policy, offset: int) -> tuple[Tensor, Prefill]:
     """[N + steps * rows, V] logits of two short prompts, positions from `offset`, and of two more tokens per row."""
     layout = Layout.of([0] * len(_CONTEXTS), [1] * len(_CONTEXTS), list(_CONTEXTS)).to(policy.device)
-    vocab = policy.causal.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
-    ids = (torch.arange(sum(_CONTEXTS) + len(_ROWS) * _STEPS, device=policy.device) * 7919 + 11) % int(vocab)
+    embeddings: Any = policy.causal.get_input_embeddings()
+    ids = (torch.arange(sum(_CONTEXTS) + len(_ROWS) * _STEPS, device=policy.device) * 7919 + 11) % int(
+        embeddings.num_embeddings
+    )
     none = ids[:0]
     plan: Plan = make_plan(Batch.of(layout, context=ids[: sum(_CONTEXTS)], tokens=none, trainable=none.bool()))
     prefill = Prefill(replace(plan, positions=plan.positions + offset))

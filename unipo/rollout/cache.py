@@ -265,7 +265,7 @@ def _padded(rows: Tensor, layout: Layout) -> Tensor:
     prompts = layout.n_prompts
     rows = rows.to(cache_dtype(rows))
     if bool((layout.context_lengths == width).all()):
-        return rows.unflatten(0, (prompts, width)).permute(2, 0, 1, 3).contiguous()
+        return rows.view(prompts, width, *rows.shape[1:]).permute(2, 0, 1, 3).contiguous()
     out = rows.new_zeros(prompts, width, *rows.shape[1:])
     real = torch.arange(width, device=rows.device)[None, :] < layout.context_lengths[:, None]
     out[real] = rows

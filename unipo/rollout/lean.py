@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from unipo.policy.attention import packed_rows
 from unipo.policy.family import Unfit, check_body
+from unipo.policy.layer import interleave
 from unipo.policy.model import Policy, head_spec, linear_weight
 from unipo.policy.norm import norm_eps
 from unipo.rollout.cache import DecodeState, LayerCache, Prefill, cache_dtype
@@ -133,7 +134,7 @@ class LeanDecoder:
         attention, mlp = layer.self_attn, layer.mlp
         norm, mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         q, k, v = (linear_weight(getattr(attention, f"{name}_proj")) for name in "qkv")
-        q, k = ((self._interleave(w), None if b is None else self._interleave(b)) for w, b in (q, k))
+        q, k = ((interleave(w, self.d), None if b is None else interleave(b, self.d)) for w, b in (q, k))
         heads_norm, heads_weight = self._heads_norm(attention)
         return _Layer(
             norm=norm,
@@ -155,17 +156,13 @@ class LeanDecoder:
             bias = torch.cat([w.new_zeros(len(w)) if b is None else b.detach() for w, b in parts]).to(self.compute)
         return _Matrix(weight.to(self.compute), bias, self.rows)
 
-    def _interleave(self, x: Tensor) -> Tensor:
-        """Rows of each head from (first half, second half) to pairs. x: [heads * d, ...]."""
-        return x.detach().unflatten(0, (-1, 2, self.d // 2)).transpose(1, 2).flatten(0, 2)
-
     def _heads_norm(self, attention: Any) -> tuple[_Norm | None, Tensor | None]:
         if not hasattr(attention, "q_norm"):
             return None, None
         q, k = _Norm(attention.q_norm), _Norm(attention.k_norm)
         if q.factor.shape != (self.d,) or k.factor.shape != (self.d,) or not torch.equal(q.floor, k.floor):
             raise Unfit("query and key norms are not over one head")
-        of_q, of_k = (self._interleave(norm.factor) for norm in (q, k))
+        of_q, of_k = (interleave(norm.factor, self.d) for norm in (q, k))
         weight = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.kv, -1)])
         return q, weight
 

@@ -49,11 +49,12 @@ class Rows:
     def start(drafts: list[Draft], sampling: Sampling, device: torch.device, room: int = 64) -> Rows:
         n, room = len(drafts), min(room, sampling.max_tokens)
         seed = torch.tensor([d.seed for d in drafts], dtype=torch.int64, device=device)
-        numbers = (torch.zeros(n, room, device=device) for _ in range(2))
         tokens = torch.zeros(n, room, dtype=torch.int64, device=device)
+        logp, entropy = torch.zeros(2, n, room, device=device).unbind()
         greedy = sampling.temperature == 0
-        none: list[tuple[int, bool] | None] = [None] * n
-        return Rows(drafts, sampling.max_tokens, tokens[:, 0], tokens, *numbers, seed, [0] * n, none, greedy, n)
+        return Rows(
+            drafts, sampling.max_tokens, tokens[:, 0], tokens, logp, entropy, seed, [0] * n, [None] * n, greedy, n
+        )
 
     @property
     def exhausted(self) -> bool:
@@ -137,8 +138,8 @@ class Rows:
                 continue
             self._reported.add(i)
             length, truncated = end
-            parts = (x[i, :length].to("cpu", copy=True) for x in (self.tokens, self.logp, self.entropy))
-            yield self.drafts[i], Rollout(*parts, truncated)
+            tokens, logp, entropy = (x[i, :length].to("cpu", copy=True) for x in (self.tokens, self.logp, self.entropy))
+            yield self.drafts[i], Rollout(tokens, logp, entropy, truncated)
 
     # -- rearranging -----------------------------------------------------------------------------
     def alive_index(self) -> Tensor:
@@ -149,10 +150,19 @@ class Rows:
     def keep(self, index: Tensor) -> Rows:
         """Only these rows, all of them unfinished."""
         rows = index.tolist()
-        buffers = (x.index_select(0, index) for x in (self.token, self.tokens, self.logp, self.entropy, self.seed))
-        count = [self.count[i] for i in rows]
-        none: list[tuple[int, bool] | None] = [None] * len(rows)
-        return Rows([self.drafts[i] for i in rows], self.budget, *buffers, count, none, self.greedy, len(rows))
+        return Rows(
+            [self.drafts[i] for i in rows],
+            self.budget,
+            self.token[index],
+            self.tokens[index],
+            self.logp[index],
+            self.entropy[index],
+            self.seed[index],
+            [self.count[i] for i in rows],
+            [None] * len(rows),
+            self.greedy,
+            len(rows),
+        )
 
     def join(self, other: Rows) -> Rows:
         """These rows, then those."""
@@ -160,15 +170,17 @@ class Rows:
         for rows in (self, other):
             if rows.tokens.shape[1] < width:
                 rows._grow(width)
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("token", "tokens", "logp", "entropy", "seed"))
-        joined = Rows(
+        return Rows(
             self.drafts + other.drafts,
             self.budget,
-            *(torch.cat(pair) for pair in pairs),
+            torch.cat([self.token, other.token]),
+            torch.cat([self.tokens, other.tokens]),
+            torch.cat([self.logp, other.logp]),
+            torch.cat([self.entropy, other.entropy]),
+            torch.cat([self.seed, other.seed]),
             self.count + other.count,
             self.ended + other.ended,
             self.greedy,
             self.alive + other.alive,
+            self._reported | {len(self.drafts) + i for i in other._reported},
         )
-        joined._reported = self._reported | {len(self.drafts) + i for i in other._reported}
-        return joined
