@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
 from shapes import Shape, read_model_dir  # noqa: E402
+
 from unipo.training.bench import StepBench  # noqa: E402
 
 channel.mark_imports()

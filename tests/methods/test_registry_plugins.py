@@ -11,7 +11,7 @@ import pytest
 from unipo import registry
 from unipo.errors import ConfigError
 from unipo.method import diff
-from unipo.registry import get_method, load_plugin, catalogue, register
+from unipo.registry import catalogue, get_method, load_plugin, register
 
 PLUGIN = '''
 from dataclasses import dataclass

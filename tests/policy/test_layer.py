@@ -57,7 +57,9 @@ def test_in_float64_layer_and_modules_agree_to_1e_10(name: str) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_biases_anywhere_are_carried(bias: bool) -> None:
     torch.manual_seed(0)
-    model = hf.AutoModelForCausalLM.from_config(hf.LlamaConfig(**SMALL, attention_bias=bias, mlp_bias=not bias)).double()
+    model = hf.AutoModelForCausalLM.from_config(
+        hf.LlamaConfig(**SMALL, attention_bias=bias, mlp_bias=not bias)
+    ).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))

@@ -13,8 +13,9 @@ from tests.policy.models import CONFIGS, VOCAB, gradients, make, plain_logp, rag
 from unipo.batch import Batch
 from unipo.layout import Layout
 from unipo.policy.attention import dense_attention, flex_attention, packed_rows
-from unipo.policy.model import LoraSpec, Policy, PolicySpec, add_lora
+from unipo.policy.model import Policy, add_lora
 from unipo.policy.packing import make_plan
+from unipo.policy.spec import LoraSpec, PolicySpec
 
 ALL = torch.ones(24, dtype=torch.bool)
 

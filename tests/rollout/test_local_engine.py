@@ -11,7 +11,8 @@ from tests.policy.models import CONFIGS, VOCAB, make
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
-from unipo.policy.model import Policy, PolicySpec, load_policy
+from unipo.policy.model import Policy, load_policy
+from unipo.policy.spec import PolicySpec
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.rollout.local import LocalEngine
 from unipo.rollout.sampling import choose, uniform

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from unipo.errors import ConfigError
 from unipo.method import Method
-from unipo.policy.model import Policy, PolicySpec, load_policy
+from unipo.policy.model import Policy, load_policy
+from unipo.policy.spec import PolicySpec
 from unipo.registry import get_method
 from unipo.tasks.task import Example
 from unipo.training.config import DataConfig

@@ -13,7 +13,8 @@ import torch
 
 from unipo.errors import ConfigError, DataError
 from unipo.method import Method
-from unipo.policy.model import Policy, PolicySpec, load_policy
+from unipo.policy.model import Policy, load_policy
+from unipo.policy.spec import PolicySpec
 from unipo.registry import get_method, load_plugin
 from unipo.rollout.engine import Engine
 from unipo.rollout.local import LocalEngine
