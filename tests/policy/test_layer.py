@@ -157,12 +157,13 @@ def test_adapters_added_later_are_not_bypassed() -> None:
         for name, p in adapted.named_parameters():
             if "lora_B" in name:
                 p.normal_()
+    policy.model = adapted
     batch = ragged()
-    expected = plain_logp(hf_twin(adapted), batch)
+    expected = plain_logp(merged_twin(adapted), batch)
     torch.testing.assert_close(policy.logp(batch), expected.detach(), rtol=0, atol=1e-5)
 
 
-def hf_twin(adapted: Any) -> Any:
+def merged_twin(adapted: Any) -> Any:
     """A plain model with the adapters merged in."""
     merged = copy.deepcopy(adapted).merge_and_unload()
     twin = make("qwen3")

@@ -9,7 +9,8 @@ halves of each head are interleaved (scores do not change when queries and keys 
 the layer's own forward.  Whatever is not plain at call time (adapters, hooks, a window shorter than the row, other
 devices) takes the layer's own forward.
 
-Under autocast the products run in its dtype and residuals, norms and rotation in float32, as autocast itself does.
+Under autocast the products with weights run in its dtype; residuals, norms, rotation and, unlike autocast, attention
+in float32, whose backward is the faster one on CPUs measured (and which is what `unipo.rollout.lean` samples with).
 """
 
 from __future__ import annotations
@@ -119,14 +120,14 @@ def _run(x: Tensor, turn: Tensor, w: _Weights, plan: Plan, compute: torch.dtype)
     s, n = w.shape, len(x)
     z, inverse = normalise(x, s.eps[0])
     qkv = forward_product(z.mul_(w.norm).to(compute), w.qkv, w.qkv_bias).view(n, -1, s.d)
-    both, v = qkv[:, : s.turned].to(x.dtype), qkv[:, s.turned :]
+    both, v = qkv[:, : s.turned].to(x.dtype), qkv[:, s.turned :].to(x.dtype)
     heads_inverse = both.new_empty(0)
     if w.heads_norm is not None:
         both, heads_inverse = normalise(both, s.heads_eps)
         both.mul_(w.heads_norm)
-    turned = _turn(both, turn).to(compute)
+    turned = _turn(both, turn)
     attended, lse = pieces_forward(turned[:, : s.heads], turned[:, s.heads :], v, plan, s.scale)
-    out = forward_product(attended.view(n, -1), w.weight["o_proj"], w.bias["o_proj"])
+    out = forward_product(attended.view(n, -1).to(compute), w.weight["o_proj"], w.bias["o_proj"])
     middle = out.add_(x) if out.dtype == x.dtype else x + out
     z, mlp_inverse = normalise(middle, s.eps[1])
     y = z.mul_(w.mlp_norm).to(compute)
@@ -158,8 +159,8 @@ class _Backward:
         kept, w = self.kept, self.w
         g = self._norm_back(self._mlp(g.to(self.compute)), kept.middle, kept.mlp_inverse, w.mlp_norm, 1).add_(g)
         half = g.to(self.compute)
-        self._linear("o_proj", half, kept.attended.flatten(1))
-        d_out = input_gradient(half, w.weight["o_proj"]).view(kept.attended.shape)
+        self._linear("o_proj", half, kept.attended.flatten(1).to(self.compute))
+        d_out = input_gradient(half, w.weight["o_proj"]).to(self.wide).view(kept.attended.shape)
         return self._norm_back(self._attention(d_out), kept.x, kept.inverse, w.norm, 0).add_(g)
 
     def _linear(self, name: str, g: Tensor, x: Tensor) -> None:
@@ -189,11 +190,11 @@ class _Backward:
     def _attention(self, g: Tensor) -> Tensor:
         """Gradient of the normed input of the projections. g: [N, heads, d]."""
         kept, w, s = self.kept, self.w, self.w.shape
-        d_qkv = torch.empty(kept.qkv.shape, dtype=self.compute)
+        d_qkv = torch.empty(kept.qkv.shape, dtype=self.wide)
         into = (d_qkv[:, : s.heads], d_qkv[:, s.heads : s.turned], d_qkv[:, s.turned :])
         saved = (kept.turned[:, : s.heads], kept.turned[:, s.heads :], kept.v, kept.attended, kept.lse)
         pieces_backward(g, saved, into, self.plan, s.scale)
-        d_both = _turn(d_qkv[:, : s.turned].to(self.wide), self.turn.conj())
+        d_both = _turn(d_qkv[:, : s.turned], self.turn.conj())
         if w.heads_norm is not None:
             z = kept.qkv[:, : s.turned] * kept.heads_inverse
             d_both, per_row = normalise_backward(d_both, z, kept.heads_inverse, w.heads_norm)
@@ -201,7 +202,7 @@ class _Backward:
             for name, part in (("q_norm", both[: s.heads]), ("k_norm", both[s.heads :])):
                 self.grads[name] = _separate(part.sum(0), s.d)
         d_qkv[:, : s.turned] = d_both
-        flat = d_qkv.view(len(g), -1)
+        flat = d_qkv.view(len(g), -1).to(self.compute)
         self._projections(flat)
         return input_gradient(flat, w.qkv)
 

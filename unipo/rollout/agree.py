@@ -18,6 +18,7 @@ from unipo.rollout.decoder import Decoder, ModelDecoder
 _CONTEXTS = (5, 3)
 _ROWS = (0, 0, 1)
 _STEPS = 2
+REACH = max(_CONTEXTS) + _STEPS  # positions that the comparison itself needs
 
 
 @torch.no_grad()
@@ -28,7 +29,8 @@ def largest_difference(policy: Policy, other: Decoder, longest: int) -> tuple[fl
     """
     model = ModelDecoder(policy, plain=True)
     worst = 0.0
-    for offset in sorted({0, max(0, longest - max(_CONTEXTS) - _STEPS)}):
+    longest = max(longest, REACH)
+    for offset in sorted({0, longest - REACH}):
         expected, asked = _logits(model, policy, offset)
         softcaps, windows = asked.softcaps - {None}, {w for w in asked.windows if w is not None and w < longest}
         if softcaps or windows:

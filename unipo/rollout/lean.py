@@ -17,17 +17,19 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unipo.errors import ConfigError
 from unipo.policy.attention import packed_rows
 from unipo.policy.family import Unfit, check_body
 from unipo.policy.layer import interleave
 from unipo.policy.model import Policy, head_spec, linear_weight
 from unipo.policy.norm import norm_eps
+from unipo.rollout.agree import REACH, largest_difference
 from unipo.rollout.cache import DecodeState, LayerCache, Prefill, cache_dtype
 from unipo.rollout.decoder import Decoder, ModelDecoder, finish_logits
 
@@ -229,7 +231,17 @@ class LeanDecoder:
 
 # -- choosing --------------------------------------------------------------------------------------
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-_verdicts: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Verdict:
+    """proven: longest sequence for which the lean decoder is the model.  refused: reason by length."""
+
+    proven: int = 0
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+_verdicts: weakref.WeakKeyDictionary[nn.Module, _Verdict] = weakref.WeakKeyDictionary()
 
 
 def decoder_for(policy: Policy, longest: int, rows: int) -> Decoder:
@@ -238,24 +250,30 @@ def decoder_for(policy: Policy, longest: int, rows: int) -> Decoder:
     longest: positions of the longest sequence to be written.  The check runs at first use and again when a longer
     sequence is asked for; `Decoder.name` says which was taken and why.
     """
-    known, reason = _verdicts.get(policy.model, (0, ""))
-    if longest > known:
+    verdict = _verdicts.setdefault(policy.model, _Verdict())
+    if longest > verdict.proven and longest not in verdict.refused:
         reason = _objection(policy, longest)
-        _verdicts[policy.model] = (longest, reason)
-    return ModelDecoder(policy, reason) if reason else LeanDecoder(policy, longest, rows)
+        if reason:
+            verdict.refused[longest] = reason
+        else:
+            verdict.proven = longest
+    if longest > verdict.proven:
+        return ModelDecoder(policy, verdict.refused[longest])
+    try:
+        return LeanDecoder(policy, longest, rows)
+    except (Unfit, ConfigError) as reason:  # modules were exchanged since the check
+        return ModelDecoder(policy, str(reason))
 
 
 def _objection(policy: Policy, longest: int) -> str:
     """Why the lean decoder must not be used, or '' if its logits are the model's."""
-    from unipo.rollout.agree import largest_difference
-
     dtype = next(policy.model.parameters()).dtype
     if dtype not in TOLERANCE:
         return f"weights in {dtype} cannot be checked closely enough"
     try:
-        lean = LeanDecoder(policy, longest, rows=4, compute=dtype)
+        lean = LeanDecoder(policy, max(longest, REACH), rows=4, compute=dtype)
         difference, odd = largest_difference(policy, lean, longest)
-    except Unfit as reason:
+    except (Unfit, ConfigError) as reason:
         return str(reason)
     if odd:
         return odd
