@@ -1,6 +1,7 @@
 """The peer: plain `transformers` generation, by whichever of its ways is fastest for the shape on this machine.
 
-The ways tried at `setup` (twice each after one warm-up; the fastest by its better time is kept and named):
+The ways tried at `setup` (one warm-up, then twice unless the warm-up was already hopeless; the fastest by its better
+time is kept and named):
   dynamic        the prompts repeated `group` times, the growing cache: what `generate` does by default
   static         the same with the preallocated cache (`generate` compiles it on accelerators only)
   shared-prompt  each prompt computed once, its cache repeated `group` times, then the growing cache
@@ -27,7 +28,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig  #
 
 channel.mark_imports()
 
-WAYS = ("dynamic", "static", "shared-prompt")
+WAYS = ("shared-prompt", "dynamic", "static")
+HOPELESS = 2.0
 
 
 class Generation:
@@ -73,10 +75,12 @@ class Generation:
         return seconds, written.numel() - self.repeated.numel()
 
     def fastest(self) -> str:
-        best = {}
+        """The way with the least time; one whose warm-up took HOPELESS times the best so far is not timed again."""
+        best: dict[str, float] = {}
         for way in WAYS:
-            self.write(way)
-            best[way] = min(self.write(way)[0] for _ in range(2))
+            warm_up = self.write(way)[0]
+            if not best or warm_up < HOPELESS * min(best.values()):
+                best[way] = min(self.write(way)[0] for _ in range(2))
         return min(best, key=lambda way: best[way])
 
 

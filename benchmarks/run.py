@@ -28,9 +28,11 @@ CONTENDERS = {
     one.name: one
     for one in (
         Contender("unipo", "unipo_worker.py", ("step", "generate"), memory=True),
-        Contender("trl", "peer_trl.py", ("step",), memory=True),
+        Contender("trl", "peer_trl.py", ("step",), memory=True, environment="trl"),
+        # TRL four sequences at a time: the same gradient, hardly slower, far less memory. Only its memory is asked.
+        Contender("trl-micro", "peer_trl.py", (), memory=True, environment="trl", options={"micro_batch": 4}),
         Contender("transformers", "peer_generate.py", ("generate",)),
-        Contender("vllm", "peer_vllm.py", ("generate",)),
+        Contender("vllm", "peer_vllm.py", ("generate",), environment="vllm"),
         Contender("floor", "floor.py", ("rate",)),
     )
 }
@@ -165,6 +167,8 @@ def measure(plan: Plan, shape: str, model_dir: Path) -> Measured:
     workers: list[Worker] = []
     try:
         for contender in plan.contenders:
+            if not contender.commands:
+                continue
             say(f"{shape}: setting up {contender.name}")
             workers.append(Worker(contender, plan.threads))
             reply = workers[-1].ask(**setup_command(plan, shape, model_dir, contender))
@@ -243,8 +247,8 @@ def parse(arguments: list[str]) -> tuple[Plan, Path]:
     chosen = tuple(
         replace(
             CONTENDERS[name],
-            python=pythons.get(name, sys.executable),
-            options=json.loads(options.pop(name, "{}")),
+            python=pythons.get(CONTENDERS[name].environment, sys.executable),
+            options=CONTENDERS[name].options | json.loads(options.pop(name, "{}")),
         ).checked()
         for name in given.contenders
     )

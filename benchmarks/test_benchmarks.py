@@ -50,7 +50,9 @@ def test_one_answer_costs_what_torch_counts_apart_from_the_masked_half_of_attent
     read = shape.total_tokens - 1
     model = Qwen3ForCausalLM(Qwen3Config(**qwen3_config(shape))).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.tensor([prompts_of(shape)[0] + [0] * (shape.answer_tokens - 1)]), logits_to_keep=shape.answer_tokens)
+        model(
+            torch.tensor([prompts_of(shape)[0] + [0] * (shape.answer_tokens - 1)]), logits_to_keep=shape.answer_tokens
+        )
     counted = counter.get_flop_counts()["Global"]
     products = sum(flops for kind, flops in counted.items() if "attention" not in str(kind))
     assert generation_flops(shape) - attention_flops(shape, 0, read) == products
