@@ -122,6 +122,12 @@ def test_bfloat16_products_stay_close_to_the_trainers() -> None:
     assert not engine.exact
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "mistral-window", "mixture"])
+def test_bfloat16_through_the_models_own_layers_stays_close_too(name: str) -> None:
+    policy = Policy(make(name), None, PolicySpec(compute="bfloat16"))
+    assert gap(policy, LocalEngine(policy, 3, ENDS)) < 0.1
+
+
 def test_large_weights_go_through_the_packed_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unipo.rollout.lean.PACKED_FROM", 1)
     policy = Policy(make("qwen2"), None)  # biases on q, k and v

@@ -149,7 +149,8 @@ class DecodeState:
         cache = self.write(int(module.layer_idx), k[:, :, 0].transpose(0, 1), v[:, :, 0].transpose(0, 1))  # type: ignore[arg-type]
         grouped = q.view(rows, kv, heads // kv, d).transpose(0, 1).to(cache.own_k.dtype).contiguous()
         window = None if window is None or window >= self.longest else int(window)
-        out = self.mix(cache, grouped, scale, softcap, window)
+        with torch.autocast(q.device.type, enabled=False):  # or it would round what the cache keeps in float32
+            out = self.mix(cache, grouped, scale, softcap, window)
         return out.transpose(0, 1).reshape(rows, 1, heads, d).to(q.dtype)
 
     def mix(
