@@ -58,7 +58,7 @@ def test_a_model_has_no_divergence_from_itself_and_no_gradient(kind: str) -> Non
     assert max(float(g.abs().max()) for g in torch.autograd.grad(value.sum(), (h, w))) < 1e-13
 
 
-def test_the_kl_of_the_estimators_card() -> None:
+def test_the_kl_of_a_worked_example() -> None:
     # pi = (.6, .3, .1), ref = (.4, .4, .2): KL(pi||ref) = .6 ln 1.5 + .3 ln .75 + .1 ln .5 = .087660
     eye = torch.eye(3, dtype=torch.float64)
     pi, ref = (torch.tensor([p], dtype=torch.float64).log() for p in ([0.6, 0.3, 0.1], [0.4, 0.4, 0.2]))

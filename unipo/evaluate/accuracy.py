@@ -1,6 +1,6 @@
 """Held-out accuracy with an interval that says which randomness it covers.
 
-Source: card of estimators; pass@k: HumanEval (arXiv 2107.03374).
+Source: Wilson 1927 for one answer per problem; cluster bootstrap (Efron, Tibshirani 1993) for several.
 """
 
 from __future__ import annotations
