@@ -12,11 +12,13 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from contenders import HERE, BenchmarkError, Contender, Worker, machine_busy_seconds
@@ -33,6 +35,7 @@ CONTENDERS = {
         Contender("trl-micro", "peer_trl.py", (), memory=True, environment="trl", options={"micro_batch": 4}),
         Contender("transformers", "peer_generate.py", ("generate",)),
         Contender("vllm", "peer_vllm.py", ("generate",), environment="vllm"),
+        Contender("products", "products.py", ("step",)),
         Contender("floor", "floor.py", ("rate",)),
     )
 }
@@ -46,6 +49,9 @@ METRIC = {
     ("rate", "rate"): "rate",
 }
 MEMORY_STEPS = 2
+# A turn lasts this long, or one command if that takes longer. Work of a tenth of a second would otherwise be measured
+# with the caches and the clock as the contender before has left them, which no training run sees.
+TURN_SECONDS = 1.5
 ATTEMPTS_PER_REPETITION = 20
 BUSY_WARNING = 0.1
 
@@ -98,11 +104,21 @@ def started(plan: Plan, shape: str, model_dir: Path, contender: Contender) -> It
 
 
 def timed(worker: Worker, command: str) -> tuple[dict[str, float], float]:
-    """One command's numbers, and the share of the machine that other processes used meanwhile (0 if unknown)."""
+    """One turn: medians of a command's numbers, the first repetition left out if there are several.
+
+    Also the share of the machine that other processes used meanwhile (0 if unknown).
+    """
     machine, own = machine_busy_seconds(), worker.cpu_seconds()
-    reply = worker.ask(cmd=command)
+    replies, start = [], time.perf_counter()
+    while not replies or time.perf_counter() - start < TURN_SECONDS:
+        replies.append(worker.ask(cmd=command))
+    replies = replies[1:] or replies
     machine_after, own_after = machine_busy_seconds(), worker.cpu_seconds()
-    numbers = {METRIC[command, key]: float(value) for key, value in reply.items() if (command, key) in METRIC}
+    numbers = {
+        METRIC[command, key]: median(float(reply[key]) for reply in replies)
+        for key in replies[0]
+        if (command, key) in METRIC
+    }
     if machine is None or machine_after is None or own is None or own_after is None:
         return numbers, 0.0
     busy = machine_after - machine

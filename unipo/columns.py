@@ -34,6 +34,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("trainable", "token", "source", "bool: the policy wrote this token (false for tool output)"),
     ("behaviour_logp", "token", "source", "log-prob under the policy that sampled it, at the sampling temperature"),
     ("behaviour_entropy", "token", "source", "entropy of the distribution it was sampled from, nats"),
+    ("taped", "token", "source", "int: row of the sampling tape that predicted this token, -1 if there is none"),
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
     ("sample_id", "sequence", "source", "int: unique in the run"),

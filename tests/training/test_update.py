@@ -12,6 +12,7 @@ import unipo
 from unipo.batch import Batch
 from unipo.errors import TrainingError
 from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
+from unipo.policy.tape import Tape
 from unipo.training.config import OptimConfig, TrainConfig, from_dict
 from unipo.training.loop import Trainer
 from unipo.training.optim import Optimiser, rate_factor, resolve_optim
@@ -134,3 +135,28 @@ def test_reports_of_ranks_add_up() -> None:
     report = run_updates(run.method, batch, run.policy, run.optimiser, Ranks(), run.scorer, "live")
     before = report.computed
     assert merge_reports([report, report]).computed == 2 * before
+
+
+def test_an_update_that_reads_the_sampling_tape_is_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 1)
+    reads = []
+    plain_reading = Tape.reading
+
+    def counted(tape: Tape, *args: Any) -> object:
+        reads.append(plain_reading(tape, *args))
+        return reads[-1]
+
+    monkeypatch.setattr(Tape, "reading", counted)
+    norms = {}
+    for tape_mb in (0, 512):
+        run = trainer("dapo", policy={"tape_mb": tape_mb})
+        norms[tape_mb] = [run.step()[0]["grad_norm"] for _ in range(2)]
+    assert len(reads) == 2
+    assert all(reading is not None for reading in reads)
+    assert norms[512] == pytest.approx(norms[0], rel=1e-5)
+
+
+def test_nothing_is_kept_for_several_updates_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 1)
+    assert trainer("grpo")._record() is not None
+    assert trainer("grpo", set={"source.epochs": 2})._record() is None

@@ -44,7 +44,7 @@ class OnPolicy(Source):
     online: ClassVar[bool] = True
     adds: ClassVar[tuple[str, ...]] = (
         *Source.adds,
-        *("behaviour_logp", "behaviour_entropy", "version", "truncated", "text"),
+        *("behaviour_logp", "behaviour_entropy", "taped", "version", "truncated", "text"),
         *("extracted", "score", "reward", "scored"),
     )
 

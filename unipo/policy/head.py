@@ -22,6 +22,15 @@ BUDGET_BYTES = 192 * 2**20
 
 
 @dataclass(frozen=True)
+class HeadRows:
+    """What is already known of some rows. logp, entropy: [R].  p: [R, V] probabilities, None if they were not kept."""
+
+    logp: Tensor
+    entropy: Tensor
+    p: Tensor | None
+
+
+@dataclass(frozen=True)
 class HeadSpec:
     """How logits are made from hidden states. temperature: of the distribution that is scored.
 
@@ -65,8 +74,19 @@ def _reduce(z: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor | 
 class _LinearLogp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, spec: HeadSpec
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        spec: HeadSpec,
+        known: HeadRows | None,
     ) -> tuple[Tensor, Tensor]:
+        ctx.spec = spec
+        if known is not None:
+            entropy = known.entropy if spec.entropy else known.entropy[:0]
+            ctx.save_for_backward(hidden, weight, bias, target, entropy, known.p)
+            return known.logp, entropy
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         n, vocab = len(hidden), len(weight)
         h, w, b = _cast(hidden, weight, bias, spec)
@@ -84,7 +104,6 @@ class _LinearLogp(torch.autograd.Function):
             if keep:
                 kept = p
         ctx.save_for_backward(hidden, weight, bias, target, entropy, kept)
-        ctx.spec = spec
         return logp, entropy
 
     @staticmethod
@@ -115,6 +134,7 @@ class _LinearLogp(torch.autograd.Function):
             dh,
             None if dw is None else dw.to(weight.dtype),
             None if db is None or bias is None else db.to(bias.dtype),
+            None,
             None,
             None,
         )
@@ -167,13 +187,18 @@ def chunk_rows(vocab: int, dtype: torch.dtype, budget: int) -> int:
 
 
 def linear_logp(
-    hidden: Tensor, weight: Tensor, target: Tensor, spec: HeadSpec | None = None, bias: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    spec: HeadSpec | None = None,
+    bias: Tensor | None = None,
+    known: HeadRows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target, and entropy if `spec.entropy`. Differentiable once.
 
     hidden: [n, d]; weight: [V, d]; bias: [V]; target: [n] int64 in [0, V).
     Returns ([n] nats, [n] nats or [0]) in float32, float64 for float64 inputs.  Peak extra memory is two chunks of
-    `spec.budget` bytes whatever n and V.
+    `spec.budget` bytes whatever n and V.  known: log-probs (and probabilities) of these very rows, not computed again.
     """
-    logp, entropy = _LinearLogp.apply(hidden, weight, bias, target, spec or HeadSpec())  # type: ignore[no-untyped-call]
+    logp, entropy = _LinearLogp.apply(hidden, weight, bias, target, spec or HeadSpec(), known)  # type: ignore[no-untyped-call]
     return logp, entropy

@@ -27,9 +27,10 @@ from unipo.batch import Batch
 from unipo.layout import Layout
 from unipo.policy.attention import packed_attention, pieces_backward, pieces_forward
 from unipo.policy.family import Unfit, check_body, check_layer, linears
-from unipo.policy.norm import norm_eps, normalise, normalise_backward
+from unipo.policy.norm import inverse_rms, norm_eps, normalise, normalise_backward
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.products import forward_product, input_gradient, weight_gradient
+from unipo.policy.tape import LayerRows, Reading
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TOLERANCE = 2e-5  # float64 too: the modules round their norms to float32 there, and the function does not
@@ -65,6 +66,14 @@ def _separate(x: Tensor, d: int) -> Tensor:
     return x.view(-1, d // 2, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
 
 
+def _heads_norm(of_q: Tensor | None, of_k: Tensor | None, shape: LayerShape) -> Tensor | None:
+    """[heads + kv_heads, d] weights of the norms of queries and keys, interleaved; None without such norms."""
+    if of_q is None or of_k is None:
+        return None
+    q, k = (interleave(x, shape.d) for x in (of_q, of_k))
+    return torch.cat([q.expand(shape.heads, -1), k.expand(shape.kv_heads, -1)])
+
+
 class _Weights:
     """The layer's tensors in the order they are passed to the function: weights, biases, norm weights."""
 
@@ -88,10 +97,7 @@ class _Weights:
             self.qkv_bias = torch.cat(
                 [zero(len(self.weight[n])) if b is None else self._arranged(n, b) for n, b in parts]
             )
-        self.heads_norm: Tensor | None = None
-        if of_q is not None and of_k is not None:
-            q, k = (interleave(x, shape.d) for x in (of_q, of_k))
-            self.heads_norm = torch.cat([q.expand(shape.heads, -1), k.expand(shape.kv_heads, -1)])
+        self.heads_norm = _heads_norm(of_q, of_k, shape)
 
     def _arranged(self, name: str, x: Tensor) -> Tensor:
         return x if name == "v_proj" else interleave(x, self.shape.d)
@@ -120,12 +126,8 @@ def _run(x: Tensor, turn: Tensor, w: _Weights, plan: Plan, compute: torch.dtype)
     s, n = w.shape, len(x)
     z, inverse = normalise(x, s.eps[0])
     qkv = forward_product(z.mul_(w.norm).to(compute), w.qkv, w.qkv_bias).view(n, -1, s.d)
-    both, v = qkv[:, : s.turned].to(x.dtype), qkv[:, s.turned :].to(x.dtype)
-    heads_inverse = both.new_empty(0)
-    if w.heads_norm is not None:
-        both, heads_inverse = normalise(both, s.heads_eps)
-        both.mul_(w.heads_norm)
-    turned = _turn(both, turn)
+    turned, heads_inverse = _queries_keys(qkv, turn, w.heads_norm, s, x.dtype)
+    v = qkv[:, s.turned :].to(x.dtype)
     attended, lse = pieces_forward(turned[:, : s.heads], turned[:, s.heads :], v, plan, s.scale)
     out = forward_product(attended.view(n, -1).to(compute), w.weight["o_proj"], w.bias["o_proj"])
     middle = out.add_(x) if out.dtype == x.dtype else x + out
@@ -136,6 +138,42 @@ def _run(x: Tensor, turn: Tensor, w: _Weights, plan: Plan, compute: torch.dtype)
     out = forward_product(silu(gate).mul_(up), w.weight["down_proj"], w.bias["down_proj"])
     result = out.add_(middle) if out.dtype == x.dtype else middle + out
     return result, _Kept(x, inverse, qkv, heads_inverse, turned, v, attended, lse, middle, mlp_inverse, gate, up)
+
+
+def _queries_keys(
+    qkv: Tensor, turn: Tensor, heads_norm: Tensor | None, s: LayerShape, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """([N, heads + kv_heads, d] normed and turned, [N, heads + kv_heads, 1] inverse norms or nothing)."""
+    both = qkv[:, : s.turned].to(dtype)
+    inverse = both.new_empty(0)
+    if heads_norm is not None:
+        both, inverse = normalise(both, s.heads_eps)
+        both.mul_(heads_norm)
+    return _turn(both, turn), inverse
+
+
+def _taken_over(
+    x: Tensor, turn: Tensor, rows: LayerRows, heads_norm: Tensor | None, s: LayerShape
+) -> tuple[Tensor, _Kept]:
+    """What `_run` returns, from what sampling kept: no product with weights and no attention."""
+    n = len(x)
+    qkv = rows.qkv.view(n, -1, s.d)
+    turned, heads_inverse = _queries_keys(qkv, turn, heads_norm, s, x.dtype)
+    gate, up = rows.gate_up.chunk(2, -1)
+    return rows.out, _Kept(
+        x=x,
+        inverse=inverse_rms(x, s.eps[0]),
+        qkv=qkv,
+        heads_inverse=heads_inverse,
+        turned=turned,
+        v=qkv[:, s.turned :].to(x.dtype),
+        attended=rows.attended.view(n, s.heads, s.d),
+        lse=rows.lse,
+        middle=rows.middle,
+        mlp_inverse=inverse_rms(rows.middle, s.eps[1]),
+        gate=gate,
+        up=up,
+    )
 
 
 def _turn(both: Tensor, turn: Tensor) -> Tensor:
@@ -223,13 +261,22 @@ class _Backward:
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, turn: Tensor, plan: Plan, shape: LayerShape, remake: bool, *tensors: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        turn: Tensor,
+        plan: Plan,
+        shape: LayerShape,
+        remake: bool,
+        rows: LayerRows | None,
+        *tensors: Tensor | None,
     ) -> Tensor:
         device = x.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         with torch.autocast(device, enabled=False):
-            w = _Weights(tensors, shape, compute)
-            out, kept = _run(x, turn, w, plan, compute)
+            if rows is None:
+                out, kept = _run(x, turn, _Weights(tensors, shape, compute), plan, compute)
+            else:
+                out, kept = _taken_over(x, turn, rows, _heads_norm(tensors[-2], tensors[-1], shape), shape)
         ctx.plan, ctx.shape, ctx.compute, ctx.remake, ctx.count = plan, shape, compute, remake, len(tensors)
         rest = () if remake else tuple(vars(kept).values())[1:]
         ctx.save_for_backward(x, turn, *tensors, *rest)
@@ -242,10 +289,10 @@ class _Layer(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             w = _Weights(tensors, ctx.shape, ctx.compute)
             kept = _run(x, turn, w, ctx.plan, ctx.compute)[1] if ctx.remake else _Kept(x, *rest)
-            wanted = frozenset(name for name, needs in zip(NAMES, ctx.needs_input_grad[5:], strict=True) if needs)
+            wanted = frozenset(name for name, needs in zip(NAMES, ctx.needs_input_grad[6:], strict=True) if needs)
             back = _Backward(kept, w, ctx.compute, turn, ctx.plan, wanted)
             dx = back(grads[0])
-        return dx, None, None, None, None, *(back.grads.get(name) if name in wanted else None for name in NAMES)
+        return dx, None, None, None, None, None, *(back.grads.get(name) if name in wanted else None for name in NAMES)
 
 
 # -- putting it into a model -----------------------------------------------------------------------
@@ -302,7 +349,9 @@ def _forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any
         return type(self).forward(self, hidden_states, *args, **kwargs)
     turn = _complex_turn(plan, *tables)
     remake = bool(getattr(self, "gradient_checkpointing", False)) and self.training
-    return _Layer.apply(hidden_states[0], turn, plan, shape, remake, *_tensors(self))[None]  # type: ignore[no-untyped-call]
+    reading = plan.memo.get("tape")
+    rows = reading.layer(self.self_attn.layer_idx) if isinstance(reading, Reading) and not remake else None
+    return _Layer.apply(hidden_states[0], turn, plan, shape, remake, rows, *_tensors(self))[None]  # type: ignore[no-untyped-call]
 
 
 def _shape_of(layer: Any) -> LayerShape:

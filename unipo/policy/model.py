@@ -25,7 +25,11 @@ from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.policy.tape import Reading, Tape
 
+# Hidden size from which a tape pays. Per token a layer's products grow with its square, what is kept only linearly;
+# at 128 the step was 10 % slower with a tape, at 384 and 512 it was 15 to 22 % faster.
+TAPE_FROM = 256
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -74,9 +78,18 @@ class Policy:
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31)
 
     # -- scoring ---------------------------------------------------------------------------------
-    def columns(self, batch: Batch, required: Tensor, entropy: bool = False) -> dict[str, Tensor]:
-        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required."""
+    def columns(
+        self, batch: Batch, required: Tensor, entropy: bool = False, tape: Tape | None = None, final: bool = False
+    ) -> dict[str, Tensor]:
+        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required.
+
+        tape: what sampling kept, used if it covers the micro-batch; final: this is the last one that reads it.
+        """
         plan = make_plan(batch, required)
+        if tape is not None:
+            reading = tape.reading(batch, plan, self.updates, final)
+            if reading is not None:
+                plan.memo["tape"] = reading
         logp, ent = self._score(self.model, plan, entropy)
         filled = {"logp": torch.zeros(batch.layout.n_tokens, dtype=logp.dtype, device=logp.device)}
         filled["logp"] = filled["logp"].index_copy(0, plan.required, logp)
@@ -97,6 +110,19 @@ class Policy:
                 done += len(value)
         return out
 
+    def make_tape(self) -> Tape | None:
+        """A tape for the coming sampling phase, None where the update could not read it.
+
+        It needs the hand-written layers with nothing wrapped around them, a head without soft-capping, and layers so
+        wide that computing costs more than copying.
+        """
+        spec, config = self.spec, self.causal.config
+        if not spec.tape_mb or self.layers_kept or self.adapted or spec.checkpointing:
+            return None
+        if head_spec(config).softcap is not None or config.get_text_config().hidden_size < TAPE_FROM:
+            return None
+        return Tape(len(self.causal.base_model.layers), self.updates, spec.tape_mb * 2**20)  # type: ignore[arg-type]
+
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
@@ -113,7 +139,13 @@ class Policy:
         spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
         if self.spec.compute == "bfloat16":
             spec = replace(spec, compute=torch.bfloat16)
-        return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+        reading = plan.memo.get("tape")
+        if not isinstance(reading, Reading):
+            return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+        order = reading.order
+        found = linear_logp(hidden[plan.read[order]], weight, plan.target[order], spec, bias, reading.head())
+        logp, ent = (torch.zeros_like(x).index_copy(0, order, x) if len(x) else x for x in found)
+        return logp, ent
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":

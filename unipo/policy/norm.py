@@ -20,12 +20,18 @@ _TOLERANCE = 2e-6
 
 def normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(x / rms in the dtype of x, [..., 1] 1 / rms in at least float32), over the last dimension."""
+    inverse = inverse_rms(x, eps)
+    wide = inverse.dtype
+    return (x * inverse if x.dtype == wide else (x.to(wide) * inverse).to(x.dtype)), inverse
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """[..., 1] 1 / sqrt(mean(x^2) + eps) over the last dimension, in at least float32."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     n = x.shape[-1]
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
     floor = torch.full((), math.sqrt(n * eps), dtype=wide, device=x.device)
-    inverse = torch.hypot(length, floor).reciprocal_().mul_(math.sqrt(n))
-    return (x * inverse if x.dtype == wide else (x.to(wide) * inverse).to(x.dtype)), inverse
+    return torch.hypot(length, floor).reciprocal_().mul_(math.sqrt(n))
 
 
 def normalise_backward(g: Tensor, z: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

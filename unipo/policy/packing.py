@@ -84,7 +84,8 @@ class Plan:
 
     ids, positions: [N].  contexts, responses: rectangles for causal self-attention; cross: responses over their
     contexts.  read: [R] row number whose hidden state predicts each required token; target: [R] its id;
-    required: [R] its index among the batch's tokens.  longest: largest position + 1.
+    required: [R] its index among the batch's tokens.  forwarded: index among the batch's tokens of each response
+    row.  longest: largest position + 1.
     segment_prompt: [N] prompt of each row position; segment_seq: [N] sequence, or -1 on a context.
     """
 
@@ -99,6 +100,7 @@ class Plan:
     longest: int
     segment_prompt: Tensor
     segment_seq: Tensor
+    forwarded: Tensor
 
     @property
     def n_positions(self) -> int:
@@ -199,6 +201,7 @@ def make_plan(batch: Batch, required: Tensor | None = None, waste: float = 0.25)
         longest=int(positions.max()) + 1 if len(positions) else 0,
         segment_prompt=torch.cat([context_prompt, layout.token_prompt[kept]]),
         segment_seq=torch.cat([torch.full_like(context_prompt, -1), layout.token_seq[kept]]),
+        forwarded=kept.nonzero().flatten(),
     )
 
 

@@ -21,7 +21,8 @@ class PolicySpec:
     model: a directory, or a Hugging Face id (downloaded by transformers if it is not in its cache).
     compute: 'float32', or 'bfloat16' for autocast with float32 weights.  reference: 'frozen' copy of the start,
     'adapter-off' (LoRA only), 'ema' of the policy, or a model path.  checkpointing: recompute activations in the
-    backward.  micro_tokens: packed positions per forward and backward; 0 is no limit.
+    backward.  micro_tokens: packed positions per forward and backward; 0 is no limit.  tape_mb: megabytes in which the
+    local engine may keep what it computes while sampling, so that the update need not forward it again (from hidden size 256 up); 0: none.
     """
 
     model: str = ""
@@ -32,4 +33,5 @@ class PolicySpec:
     reference_decay: float = 0.99
     checkpointing: bool = False
     micro_tokens: int = 0
+    tape_mb: int = 2048
     device: str = "auto"

@@ -150,14 +150,20 @@ class DecodeState:
         grouped = q.view(rows, kv, heads // kv, d).transpose(0, 1).to(cache.own_k.dtype).contiguous()
         window = None if window is None or window >= self.longest else int(window)
         with torch.autocast(q.device.type, enabled=False):  # or it would round what the cache keeps in float32
-            out = self.mix(cache, grouped, scale, softcap, window)
+            out, _ = self.mix(cache, grouped, scale, softcap, window)
         return out.transpose(0, 1).reshape(rows, 1, heads, d).to(q.dtype)
 
     def mix(
-        self, cache: LayerCache, q: Tensor, scale: float, softcap: float | None = None, window: int | None = None
-    ) -> Tensor:
+        self,
+        cache: LayerCache,
+        q: Tensor,
+        scale: float,
+        softcap: float | None = None,
+        window: int | None = None,
+        lse: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Every row over its prompt and its own tokens, the new one included. q: [kv_heads, R, r, d], contiguous,
-        r query heads for each key head. Returns [kv_heads, R, r, d]."""
+        r query heads for each key head. Returns ([kv_heads, R, r, d], [kv_heads, R, r] log-sum-exps if asked)."""
         kv, rows, r, d = q.shape
         prompts, context = cache.context_k.shape[1:3]
         spread = q if self._table is None else q.index_select(1, self._table)
@@ -173,17 +179,19 @@ class DecodeState:
         hide_shared, hide_own = self._mask(window, context, q.dtype)
         shared = shared if hide_shared is None else shared + hide_shared
         own = own if hide_own is None else own + hide_own
-        weights = torch.cat([shared, own], -1)
-        weights = torch.softmax(weights, -1, dtype=torch.float32 if q.is_cuda else None).to(q.dtype)
+        scores = torch.cat([shared, own], -1)
+        weights = torch.softmax(scores, -1, dtype=torch.float32 if q.is_cuda else None).to(q.dtype)
+        # The heaviest key gives back the log-sum-exp without a second pass of exponentials.
+        sums = scores.amax(-1) - weights.amax(-1).log_() if lse else None
         over_context, over_own = weights[..., :context], weights[..., context:]
         values = cache.context_v.view(kv * prompts, context, d)
         out = torch.bmm(over_own.contiguous().view(kv * rows, r, -1), own_v)  # strided, it is several times slower
         if self._place is None:
             out.view(kv * prompts, -1, d).baddbmm_(over_context.reshape(kv * prompts, -1, context), values)
-            return out.view(kv, rows, r, d)
+            return out.view(kv, rows, r, d), sums
         over_context = over_context.index_select(1, self._table).view(kv * prompts, -1, context)  # type: ignore[arg-type]
         from_context = torch.bmm(over_context, values).view(kv, -1, r, d)
-        return out.view(kv, rows, r, d).add_(from_context.index_select(1, self._place))
+        return out.view(kv, rows, r, d).add_(from_context.index_select(1, self._place)), sums
 
     def _mask(self, window: int | None, context: int, dtype: torch.dtype) -> Masks:
         """([R, 1, C], [R, 1, width]) additive masks, None where nothing is hidden; kept for the other layers."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unipo.policy.head import HeadSpec
 from unipo.policy.model import Policy, head_spec, head_weight
+from unipo.policy.tape import Tape
 from unipo.rollout.cache import DecodeState, Prefill
 
 
@@ -20,6 +21,10 @@ class Decoder(Protocol):
     """Forwards prompts and single tokens. name: what `EngineStats.decoder` reports."""
 
     name: str
+
+    def record(self, tape: Tape | None) -> bool:
+        """Keep what is computed from now on in `tape`. Returns whether this decoder does so."""
+        ...
 
     def prefill(self, prefill: Prefill) -> Tensor:
         """Run the contexts of a plan; fills the prefill's keys and values. Returns [N, d] hidden states."""
@@ -50,6 +55,9 @@ class ModelDecoder:
         if policy.spec.compute == "bfloat16" and not plain:
             self.weight = self.weight.to(torch.bfloat16)
             self.bias = None if self.bias is None else self.bias.to(torch.bfloat16)
+
+    def record(self, tape: Tape | None) -> bool:
+        return False
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self.plain else self.policy._autocast()

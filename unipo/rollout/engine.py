@@ -49,12 +49,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One response. tokens, logp, entropy: [length]; truncated: the budget ended it, not an end token."""
+    """One response. tokens, logp, entropy: [length]; truncated: the budget ended it, not an end token.
+
+    taped: [length] row of the engine's tape that predicted each token, None if there is no tape.
+    """
 
     tokens: Tensor
     logp: Tensor
     entropy: Tensor
     truncated: bool
+    taped: Tensor | None = None
 
 
 @dataclass

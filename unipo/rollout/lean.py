@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from unipo.errors import ConfigError
-from unipo.policy.attention import packed_rows
+from unipo.policy.attention import packed_rows, pieces_forward
 from unipo.policy.family import Unfit, check_body
 from unipo.policy.layer import interleave
 from unipo.policy.model import Policy, head_spec, linear_weight
 from unipo.policy.norm import norm_eps
+from unipo.policy.tape import Tape
 from unipo.rollout.agree import REACH, largest_difference
 from unipo.rollout.cache import DecodeState, LayerCache, Prefill, cache_dtype
 from unipo.rollout.decoder import Decoder, ModelDecoder, finish_logits
@@ -117,6 +118,7 @@ class LeanDecoder:
         self.heads, self.kv = (len(linear_weight(x)[0]) // self.d for x in (first.q_proj, first.k_proj))
         self.scale = float(first.scaling)
         self.rows = rows
+        self.tape: Tape | None = None
         self.embedding: Tensor = body.embed_tokens.weight.detach()
         self.spec = head_spec(causal.config)
         self.layers = [self._layer(layer) for layer in body.layers]
@@ -168,6 +170,10 @@ class LeanDecoder:
         weight = torch.cat([of_q.expand(self.heads, -1), of_k.expand(self.kv, -1)])
         return q, weight
 
+    def record(self, tape: Tape | None) -> bool:
+        self.tape = tape
+        return tape is not None
+
     # -- running -----------------------------------------------------------------------------------
     def prefill(self, prefill: Prefill) -> Tensor:
         plan = prefill.plan
@@ -175,12 +181,15 @@ class LeanDecoder:
         x = self.embedding.index_select(0, plan.ids)
         n, kept = len(x), cache_dtype(x)
         for number, layer in enumerate(self.layers):
-            pairs, v = self._project(layer, x)
+            pairs, v, product = self._project(layer, x)
             turned = torch.view_as_real(pairs * turn).view(n, self.heads + self.kv, self.d)
             q, k = turned.split([self.heads, self.kv], 1)
             prefill.keep(number, k.to(kept), v.to(kept))
-            attended = packed_rows(q, k, v.to(k.dtype), plan, self.scale)
-            x = self._finish(layer, x, attended.reshape(n, self.heads * self.d))
+            if self.tape is None:
+                attended, lse = packed_rows(q, k, v.to(k.dtype), plan, self.scale), None
+            else:
+                attended, lse = pieces_forward(q, k, v.to(k.dtype), plan, self.scale)
+            x = self._finish(number, x, attended.reshape(n, self.heads * self.d), product, lse)
         return x
 
     def step(self, token: Tensor, position: Tensor, state: DecodeState) -> Tensor:
@@ -188,28 +197,30 @@ class LeanDecoder:
         x = self.embedding.index_select(0, token)
         rows, group = len(x), self.heads // self.kv
         for number, layer in enumerate(self.layers):
-            pairs, v = self._project(layer, x)
+            pairs, v, product = self._project(layer, x)
             q = torch.empty(self.kv, rows, group, self.d, dtype=x.dtype, device=x.device)
             # The product lands where attention wants it: [rows, kv, group] to [kv, rows, group].
             target = torch.view_as_complex(q.view(self.kv, rows, group, -1, 2)).transpose(0, 1)
             source = pairs[:, : self.heads].view(rows, self.kv, group, -1)
             torch.mul(source, turn[:, None], out=target)
             cache = self._write(state, number, pairs[:, self.heads :], turn, v)
-            attended = state.mix(cache, q, self.scale).transpose(0, 1).reshape(rows, self.heads * self.d)
-            x = self._finish(layer, x, attended)
+            mixed, lse = state.mix(cache, q, self.scale, lse=self.tape is not None)
+            lse = None if lse is None else lse.transpose(0, 1).reshape(rows, self.heads)
+            x = self._finish(number, x, mixed.transpose(0, 1).reshape(rows, self.heads * self.d), product, lse)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         return finish_logits(self.head(self.norm(hidden).to(self.compute)), self.spec)
 
-    def _project(self, layer: _Layer, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed (complex pairs [n, heads + kv, d / 2] of queries and keys, values [n, kv, d])."""
+    def _project(self, layer: _Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(Normed complex pairs [n, heads + kv, d / 2] of queries and keys, values [n, kv, d], the product itself)."""
         n = len(x)
-        qkv = layer.qkv(layer.norm(x).to(self.compute)).to(x.dtype).view(n, -1, self.d)
+        product = layer.qkv(layer.norm(x).to(self.compute))
+        qkv = product.to(x.dtype).view(n, -1, self.d)
         both, v = qkv[:, : self.heads + self.kv], qkv[:, self.heads + self.kv :]
         if layer.heads_norm is not None and layer.heads_weight is not None:
             both = layer.heads_norm(both).mul_(layer.heads_weight)
-        return torch.view_as_complex(both.unflatten(-1, (-1, 2))), v
+        return torch.view_as_complex(both.unflatten(-1, (-1, 2))), v, product
 
     def _write(self, state: DecodeState, number: int, pairs: Tensor, turn: Tensor, v: Tensor) -> LayerCache:
         """Turn the new keys and put them and the values into the cache. pairs: [R, kv, d / 2]; v: [R, kv, d]."""
@@ -222,11 +233,16 @@ class LeanDecoder:
         cache.own_v[:, :, state.level] = v.transpose(0, 1)
         return cache
 
-    def _finish(self, layer: _Layer, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of a layer after attention. x, result: [n, hidden]; attended: [n, heads * d]."""
-        x = layer.out.plus(attended.to(self.compute), x)
-        gate, up = layer.gate_up(layer.mlp_norm(x).to(self.compute)).chunk(2, -1)
-        return layer.down.plus(self.activation(gate).mul_(up), x)
+    def _finish(self, number: int, x: Tensor, attended: Tensor, qkv: Tensor, lse: Tensor | None) -> Tensor:
+        """The rest of a layer after attention. x, result: [n, hidden]; attended: [n, heads * d]; the rest is kept."""
+        layer = self.layers[number]
+        middle = layer.out.plus(attended.to(self.compute), x)
+        gate_up = layer.gate_up(layer.mlp_norm(middle).to(self.compute))
+        gate, up = gate_up.chunk(2, -1)
+        out = layer.down.plus(self.activation(gate).mul_(up), middle)
+        if self.tape is not None and lse is not None:
+            self.tape.keep(number, qkv, attended, lse, middle, gate_up, out)
+        return out
 
 
 # -- choosing --------------------------------------------------------------------------------------

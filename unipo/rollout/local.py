@@ -18,6 +18,7 @@ from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
 from unipo.policy.model import Policy
 from unipo.policy.packing import make_plan
+from unipo.policy.tape import Tape
 from unipo.rollout.cache import DecodeState, Prefill, first_state, join_rows, keep_rows
 from unipo.rollout.decoder import Decoder
 from unipo.rollout.engine import EngineStats, Request, Rollout, Sampling
@@ -29,7 +30,10 @@ FIRST_ROOM = 64  # tokens per response that the cache has room for at first; it 
 
 
 class LocalEngine:
-    """Generates with a `Policy`. max_rows: responses written at once.  end_ids: tokens that end a response."""
+    """Generates with a `Policy`. max_rows: responses written at once.  end_ids: tokens that end a response.
+
+    tape: set it to keep what is computed for the update that follows (see `unipo.policy.tape`).
+    """
 
     def __init__(self, policy: Policy, max_rows: int = 128, end_ids: Sequence[int] | None = None) -> None:
         if max_rows < 1:
@@ -42,6 +46,8 @@ class LocalEngine:
             end_ids = _end_tokens(policy)
         self.end_ids = torch.tensor(sorted(set(end_ids)), dtype=torch.int64)
         self._decoder: Decoder | None = None
+        self.tape: Tape | None = None
+        self._writing: Tape | None = None
 
     def sync(self) -> None:
         """Nothing to do: every `generate` reads the policy's weights afresh."""
@@ -58,11 +64,14 @@ class LocalEngine:
         longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_tokens
         self._decoder = decoder_for(self.policy, longest, min(self.max_rows, len(queue)))
         self.stats = EngineStats(decoder=self._decoder.name)
+        # What is kept must be what the trainer would compute: the whole distribution at its own temperature.
+        same = sampling.whole and sampling.temperature == self.policy.temperature
+        self._writing = self.tape if same and self._decoder.record(self.tape) else None
         results: list[list[Rollout | None]] = [[None] * r.n for r in requests]
         try:
             self._write_all(self._decoder, requests, sampling, queue, results, progress)
         finally:
-            self._decoder = None  # its copies of the weights are stale after the next update
+            self._decoder = self._writing = None  # copies of the weights are stale after the next update
         self.stats.seconds = time.perf_counter() - start
         self.stats.sampled = sum(len(r.tokens) for group in results for r in group if r is not None)
         return [[r for r in group if r is not None] for group in results]
@@ -130,12 +139,14 @@ class LocalEngine:
         empty = torch.zeros(0, dtype=torch.int64, device=device)
         prefill = Prefill(make_plan(Batch.of(layout, context=context, tokens=empty, trainable=empty.bool())))
         hidden = decoder.prefill(prefill)
-        last = hidden[layout.context_starts + layout.context_lengths - 1]
+        ends = layout.context_starts + layout.context_lengths - 1
+        last = hidden[ends]
         row_prompt = torch.tensor([place[d.request] for d in drafts], dtype=torch.int64, device=device)
         state = first_state(prefill, layout, row_prompt, min(FIRST_ROOM, sampling.max_tokens))
         self.stats.prompts += len(context)
-        rows = Rows.start(drafts, sampling, device)
-        self._sample(rows, decoder.logits(last)[row_prompt], sampling)
+        rows = Rows.start(drafts, sampling, device, taped=self._writing is not None)
+        source = None if self._writing is None else ends[row_prompt] + self._writing.advance(len(context))
+        self._sample(rows, decoder.logits(last)[row_prompt], sampling, source)
         return state, rows
 
     # -- one token per row -------------------------------------------------------------------------
@@ -145,10 +156,19 @@ class LocalEngine:
         state.end_step()
         self.stats.steps += 1
         self.stats.positions += len(rows.drafts)
-        self._sample(rows, decoder.logits(hidden), sampling)
+        source = None
+        if self._writing is not None:
+            source = torch.arange(len(hidden)) + self._writing.advance(len(hidden))
+        self._sample(rows, decoder.logits(hidden), sampling, source)
 
-    def _sample(self, rows: Rows, logits: Tensor, sampling: Sampling) -> None:
-        rows.append(*choose(logits, sampling, rows.chance()), end_ids=self.end_ids)
+    def _sample(self, rows: Rows, logits: Tensor, sampling: Sampling, source: Tensor | None) -> None:
+        """One choice per row. source: [R] tape rows of the hidden states that the logits come from."""
+        tape = self._writing
+        chosen = choose(logits, sampling, rows.chance(), None if tape is None else tape.room_for_p(logits))
+        taped = None
+        if tape is not None and source is not None:
+            taped = torch.arange(len(source)) + tape.keep_head(source, chosen.logp, chosen.entropy)
+        rows.append(chosen.token, chosen.logp, chosen.entropy, self.end_ids, taped)
         if sampling.stop:
             # A stop text may begin in an earlier token; eight more cover texts whose tokens merge or split.
             reach = max(len(text) for text in sampling.stop) + 8

@@ -27,7 +27,7 @@ class Rows:
 
     token: [R] last token.  tokens, logp, entropy: [R, room] written so far.  seed: [R].  count: tokens that each row
     has written, finished rows included (they run along until they are dropped).  ended: None while being written,
-    else (length, truncated).  Buffers and the table of random numbers double as they fill.
+    else (length, truncated).  taped: [R, room] tape row that predicted each token, if a tape is kept.  Buffers and the table of random numbers double as they fill.
     """
 
     drafts: list[Draft]
@@ -42,19 +42,24 @@ class Rows:
     greedy: bool
     alive: int = 0
     _reported: set[int] = field(default_factory=set)
+    taped: Tensor | None = None
     _table: Tensor | None = None
     _written: Tensor | None = None
 
     @staticmethod
-    def start(drafts: list[Draft], sampling: Sampling, device: torch.device, room: int = 64) -> Rows:
+    def start(
+        drafts: list[Draft], sampling: Sampling, device: torch.device, room: int = 64, taped: bool = False
+    ) -> Rows:
         n, room = len(drafts), min(room, sampling.max_tokens)
         seed = torch.tensor([d.seed for d in drafts], dtype=torch.int64, device=device)
         tokens = torch.zeros(n, room, dtype=torch.int64, device=device)
         logp, entropy = torch.zeros(2, n, room, device=device).unbind()
         greedy = sampling.temperature == 0
-        return Rows(
+        rows = Rows(
             drafts, sampling.max_tokens, tokens[:, 0], tokens, logp, entropy, seed, [0] * n, [None] * n, greedy, n
         )
+        rows.taped = torch.zeros_like(tokens) if taped else None
+        return rows
 
     @property
     def exhausted(self) -> bool:
@@ -83,14 +88,19 @@ class Rows:
             self._written = torch.tensor(self.count, device=self.seed.device)
         return self._written
 
-    def append(self, token: Tensor, logp: Tensor, entropy: Tensor, end_ids: Tensor) -> None:
-        """Take over one choice per row. token: [R] int64; logp, entropy: [R]; end_ids: [E]."""
+    def append(
+        self, token: Tensor, logp: Tensor, entropy: Tensor, end_ids: Tensor, taped: Tensor | None = None
+    ) -> None:
+        """Take over one choice per row. token, taped: [R] int64; logp, entropy: [R]; end_ids: [E]."""
         most = max(self.count)
         if self.tokens.shape[1] <= most:
             self._grow(most + 1)
         where = self._column()
         self.token = token
-        for buffer, value in ((self.tokens, token), (self.logp, logp), (self.entropy, entropy)):
+        written = [(self.tokens, token), (self.logp, logp), (self.entropy, entropy)]
+        if self.taped is not None and taped is not None:
+            written.append((self.taped, taped))
+        for buffer, value in written:
             if isinstance(where, int):
                 buffer[:, where] = value
             else:
@@ -112,6 +122,7 @@ class Rows:
         spare = max(room, width) - self.tokens.shape[1]
         pad = torch.nn.functional.pad
         self.tokens, self.logp, self.entropy = (pad(x, (0, spare)) for x in (self.tokens, self.logp, self.entropy))
+        self.taped = None if self.taped is None else pad(self.taped, (0, spare))
 
     # -- finishing -------------------------------------------------------------------------------
     def stop(self, i: int) -> None:
@@ -139,7 +150,8 @@ class Rows:
             self._reported.add(i)
             length, truncated = end
             tokens, logp, entropy = (x[i, :length].to("cpu", copy=True) for x in (self.tokens, self.logp, self.entropy))
-            yield self.drafts[i], Rollout(tokens, logp, entropy, truncated)
+            taped = None if self.taped is None else self.taped[i, :length].to("cpu", copy=True)
+            yield self.drafts[i], Rollout(tokens, logp, entropy, truncated, taped)
 
     # -- rearranging -----------------------------------------------------------------------------
     def alive_index(self) -> Tensor:
@@ -162,6 +174,7 @@ class Rows:
             [None] * len(rows),
             self.greedy,
             len(rows),
+            taped=None if self.taped is None else self.taped[index],
         )
 
     def join(self, other: Rows) -> Rows:
@@ -183,4 +196,5 @@ class Rows:
             self.greedy,
             self.alive + other.alive,
             self._reported | {len(self.drafts) + i for i in other._reported},
+            taped=None if self.taped is None or other.taped is None else torch.cat([self.taped, other.taped]),
         )

@@ -6,6 +6,8 @@ change when rows are refilled, compacted or spread over ranks, up to float noise
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -54,27 +56,36 @@ def truncate(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, sampling: Sampling, chance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class Choice(NamedTuple):
+    """One token per row. token: [n] int64; logp, entropy: [n]."""
+
+    token: Tensor
+    logp: Tensor
+    entropy: Tensor
+
+
+def choose(logits: Tensor, sampling: Sampling, chance: Tensor, keep_p: Tensor | None = None) -> Choice:
     """Sample one token per row. logits: [n, V] float32 or wider, before temperature; destroyed.  chance: [n] float64
     in [0, 1), see `uniform`; not read when the choice is greedy.
 
-    Returns (token [n] int64, log-prob [n], entropy [n] nats) of the distribution actually sampled, truncation
-    included.  Greedy choices have log-prob 0 and entropy 0.
+    Log-prob, entropy (nats) and probabilities are of the distribution actually sampled, truncation included.  Greedy
+    choices have log-prob 0 and entropy 0.  keep_p: [n, V] that receives the probabilities of a sampled choice.
     """
     if sampling.temperature == 0:
         zero = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
-        return logits.argmax(-1), zero, zero
+        return Choice(logits.argmax(-1), zero, zero)
     z = logits if sampling.temperature == 1.0 else logits.div_(sampling.temperature)
     if not sampling.whole:
         z = truncate(z, sampling)
-    p = z.softmax(-1)
+    p = z.softmax(-1) if keep_p is None else torch.ops.aten._softmax.out(z, -1, False, out=keep_p)
     token = _pick(p, chance)
     # The likeliest token gives back the log-sum-exp without a second pass of exponentials: lse = max z - log max p.
     lse = z.amax(-1) - p.amax(-1).log_()
     logp = z.gather(-1, token[:, None]).squeeze(-1) - lse
     # A token that cannot be sampled has z = -inf, and 0 * -inf is not 0.
-    entropy = lse - p.mul_(z.clamp_(min=torch.finfo(z.dtype).min)).sum(-1)
-    return token, logp, entropy
+    z = z.clamp_(min=torch.finfo(z.dtype).min)
+    entropy = lse - (p.mul_(z) if keep_p is None else z.mul_(p)).sum(-1)
+    return Choice(token, logp, entropy)
 
 
 def _pick(p: Tensor, chance: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from unipo.layout import Layout
 from unipo.method import Method
 from unipo.policy.model import DTYPES, Policy, load_model
 from unipo.policy.spec import PolicySpec
+from unipo.policy.tape import Tape
 from unipo.registry import get_method
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.rollout.local import LocalEngine
@@ -38,7 +39,7 @@ class StepBench:
     model_dir: a model directory as `transformers` saves it; a tokenizer is not needed.  prompts: token ids.
     group_size: answers per prompt.  dtype: 'float32', or 'bfloat16' for autocast over float32 weights.
     threads: for torch; 0 leaves them as they are.  method: name in the catalogue.  micro_tokens: packed positions
-    per forward and backward, 0 for no limit.
+    per forward and backward, 0 for no limit.  tape_mb: as in `PolicySpec`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class StepBench:
         threads: int,
         method: str = "grpo-token",
         micro_tokens: int = 0,
+        tape_mb: int = PolicySpec.tape_mb,
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is 'float32' or 'bfloat16', got {dtype!r}")
@@ -59,7 +61,7 @@ class StepBench:
             raise ConfigError(f"nothing to time: {len(prompts)} prompts x {group_size} answers of {max_tokens} tokens")
         if threads:
             torch.set_num_threads(threads)
-        spec = PolicySpec(model=str(model_dir), compute=dtype, micro_tokens=micro_tokens)
+        spec = PolicySpec(model=str(model_dir), compute=dtype, micro_tokens=micro_tokens, tape_mb=tape_mb)
         self.policy = Policy(load_model(str(model_dir), DTYPES[spec.weights], "cpu"), None, spec)
         self.engine = LocalEngine(self.policy, max_rows=len(prompts) * group_size, end_ids=())
         self.method: Method = get_method(method)
@@ -80,12 +82,14 @@ class StepBench:
     def step(self) -> dict[str, float]:
         """Generate, score and update once. Returns generation_s, update_s and their sum with scoring, step_s."""
         start = time.perf_counter()
+        self.engine.tape = tape = self.policy.make_tape()
         groups = self._write()
+        self.engine.tape = None
         written = time.perf_counter()
         batch = self._batch(groups)
         batch = weigh(self.method, judge(self.method, batch, self.policy))
         scored = time.perf_counter()
-        self._update(batch)
+        self._update(batch, tape)
         end = time.perf_counter()
         return {"generation_s": written - start, "update_s": end - scored, "step_s": end - start}
 
@@ -105,19 +109,23 @@ class StepBench:
             tokens=torch.cat([a.tokens for a in answers]),
             behaviour_logp=torch.cat([a.logp for a in answers]),
             trainable=torch.ones(layout.n_tokens, dtype=torch.bool),
+            taped=torch.cat([a.tokens.new_full(a.tokens.shape, -1) if a.taped is None else a.taped for a in answers]),
             truncated=torch.tensor([a.truncated for a in answers]),
             scored=torch.ones(len(answers), dtype=torch.bool),
             reward=torch.tensor([hashed_reward(a.tokens.tolist()) for a in answers]),
         )
 
-    def _update(self, batch: Batch) -> None:
-        pieces = [batch] if not self.policy.spec.micro_tokens else batch.split_by_tokens(self.policy.spec.micro_tokens)
-        for piece in pieces:
+    def _update(self, batch: Batch, tape: Tape | None) -> None:
+        pieces = list(batch.split_by_tokens(self.policy.spec.micro_tokens or None))
+        for number, piece in enumerate(pieces, start=1):
             required = required_tokens(self.method, piece)
             if bool(required.any()):
-                live = piece.with_columns(None, **self.policy.columns(piece, required))
+                live = piece.with_columns(
+                    None, **self.policy.columns(piece, required, tape=tape, final=number == len(pieces))
+                )
                 loss(self.method, live).total.backward()  # type: ignore[no-untyped-call]
         parameters = self.policy.parameters()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self.policy.updates += 1

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unipo.batch import Batch
@@ -18,6 +19,8 @@ from unipo.errors import DataError, TrainingError
 from unipo.judge import judge, remember
 from unipo.parts.selection import DynamicSampling
 from unipo.parts.source import Source
+from unipo.policy.tape import Tape
+from unipo.rollout.local import LocalEngine
 from unipo.training.config import TrainConfig
 from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
@@ -65,7 +68,9 @@ class Trainer:
         start = time.perf_counter()
         self.step_number += 1
         self.scorer.passes = 0
+        tape = self._record()
         collected = self.collect(progress)
+        self._stop_recording()
         if collected is None:
             return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0}, None
         batch = replace(
@@ -75,7 +80,7 @@ class Trainer:
         if self.old_logp == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
             batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
         batch = judge(self.method, batch, self.scorer)
-        report = self._update(batch)
+        report = self._update(batch, tape)
         self.states = dict(remember(self.method, batch).states)
         metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report)
         metrics["passes/extra"] = float(self.scorer.passes)
@@ -84,8 +89,25 @@ class Trainer:
         metrics |= self._speed(collected, report, time.perf_counter() - start)
         return metrics, batch
 
-    def _update(self, batch: Batch) -> UpdateReport:
-        return run_updates(self.method, batch, self.policy, self.optimiser, self.ranks, self.scorer, self.old_logp)
+    def _update(self, batch: Batch, tape: Tape | None) -> UpdateReport:
+        return run_updates(
+            self.method, batch, self.policy, self.optimiser, self.ranks, self.scorer, self.old_logp, tape
+        )
+
+    def _record(self) -> Tape | None:
+        """Have the local engine keep what it computes, where a single update by the same process will read it."""
+        engine = self.setup.engine
+        if self.ranks.world > 1 or self.method.source.updates > 1 or not isinstance(engine, LocalEngine):
+            return None
+        engine.tape = self.policy.make_tape() if self.method.online else None
+        return engine.tape
+
+    def _stop_recording(self) -> None:
+        """Evaluation is not trained on, and prompts kept for a later step are read under other weights then."""
+        if isinstance(self.setup.engine, LocalEngine):
+            self.setup.engine.tape = None
+        if self.surplus is not None:
+            self.surplus = self.surplus.with_columns(None, taped=torch.full_like(self.surplus.taped, -1))
 
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:

@@ -25,6 +25,7 @@ from unipo.training.checkpoint import (
 )
 from unipo.training.config import TrainConfig, from_dict, read_mapping, to_dict
 from unipo.training.loop import Trainer
+from unipo.training.memory import keep_freed_memory
 from unipo.training.progress import Display, measure_of
 from unipo.training.ranks import Ranks, start_ranks, stop_ranks
 from unipo.training.rundir import RunDir, new_run_path
@@ -55,6 +56,7 @@ class Result:
 
 def train(config: TrainConfig, reward: Any = None, task: Task | None = None, display: Display | None = None) -> Result:
     """Run (or resume) a training run. reward, task: objects instead of names, for use from Python."""
+    keep_freed_memory()
     ranks = start_ranks()
     try:
         path = Path(config.run) if config.run else new_run_path(config.method)

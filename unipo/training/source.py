@@ -173,6 +173,7 @@ def rollout_batch(
         trainable=torch.ones(len(tokens), dtype=torch.bool),
         behaviour_logp=torch.cat([r.logp for r in flat]),
         behaviour_entropy=torch.cat([r.entropy for r in flat]),
+        taped=torch.cat([r.tokens.new_full(r.tokens.shape, -1) if r.taped is None else r.taped for r in flat]),
         version=torch.full((len(tokens),), version, dtype=torch.int64),
         truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
         sample_id=torch.tensor(ids, dtype=torch.int64),

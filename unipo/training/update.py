@@ -15,6 +15,7 @@ from unipo.judge import loss, provide_for_loss, required_tokens, weigh
 from unipo.method import Method
 from unipo.parts.part import Scorer
 from unipo.policy.model import Policy
+from unipo.policy.tape import Tape
 from unipo.training.optim import Optimiser
 from unipo.training.ranks import Ranks
 
@@ -39,11 +40,19 @@ class UpdateReport:
 
 
 def run_updates(
-    method: Method, batch: Batch, policy: Policy, optimiser: Optimiser, ranks: Ranks, scorer: Scorer, old_logp: str
+    method: Method,
+    batch: Batch,
+    policy: Policy,
+    optimiser: Optimiser,
+    ranks: Ranks,
+    scorer: Scorer,
+    old_logp: str,
+    tape: Tape | None = None,
 ) -> UpdateReport:
     """All optimiser steps on one judged batch.
 
-    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', or 'recompute'.
+    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', or 'recompute'.  tape: what the
+    engine kept while sampling this batch; the step that follows with the same weights reads it.
     """
     start = time.perf_counter()
     report = UpdateReport()
@@ -53,7 +62,7 @@ def run_updates(
     wants_entropy = "entropy" in method.needs
     for _ in range(method.source.epochs):
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report)
+            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report, tape)
             policy.updates += 1
             policy.update_reference()
     report.seconds = time.perf_counter() - start
@@ -68,6 +77,7 @@ def _one_step(
     ranks: Ranks,
     wants_entropy: bool,
     report: UpdateReport,
+    tape: Tape | None,
 ) -> None:
     optimiser.zero()
     required = required_tokens(method, minibatch)
@@ -75,8 +85,9 @@ def _one_step(
         report.skipped += 1
         return
     totals: dict[str, float] = {}
-    for piece, wanted in micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks):
-        columns = policy.columns(piece, wanted, entropy=wants_entropy)
+    pieces = list(micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks))
+    for number, (piece, wanted) in enumerate(pieces, start=1):
+        columns = policy.columns(piece, wanted, wants_entropy, tape, final=number == len(pieces))
         live = piece.with_columns(None, **columns)
         value = loss(method, live)
         if not bool(torch.isfinite(value.total)):
