@@ -115,7 +115,7 @@ class StepBench:
             reward=torch.tensor([hashed_reward(a.tokens.tolist()) for a in answers]),
         )
 
-    def _update(self, batch: Batch, tape: Tape | None) -> None:
+    def _update(self, batch: Batch, tape: Tape | None = None) -> None:
         pieces = list(batch.split_by_tokens(self.policy.spec.micro_tokens or None))
         for number, piece in enumerate(pieces, start=1):
             required = required_tokens(self.method, piece)
