@@ -87,6 +87,18 @@ class Signal(Part):
 
 
 @dataclass(frozen=True)
+class Derived(Signal):
+    """A signal that asks no model: columns computed from other columns (clusters of answers, a behaviour in a text)."""
+
+    def __call__(self, batch: Batch, scorer: Scorer | None = None) -> dict[str, Tensor]:
+        return self.derive(batch)
+
+    def derive(self, batch: Batch) -> dict[str, Tensor]:
+        """The columns, by name."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class Shaping(Part):
     """Reward to reward. Returns [S]."""
 
