@@ -28,6 +28,7 @@ from unipo.rewards.numbers import NumberMatch, find_number
 from unipo.rewards.policy import Failure, Outcome
 from unipo.rewards.registry import BUILTIN, RewardSpec, resolve_reward, with_failure_policy
 from unipo.rewards.thinking import final_text
+from unipo.rewards.unlabelled import Unlabelled
 from unipo.tasks.task import Reward, Sample, Scores
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Sample",
     "Scores",
     "SoftOverlong",
+    "Unlabelled",
     "WeightedSum",
     "WorkerPool",
     "check_reward",

@@ -32,6 +32,7 @@ from unipo.rewards.function import FunctionReward, load_object
 from unipo.rewards.length import Cosine, KimiLength, Repetition, SoftOverlong
 from unipo.rewards.maths import Maths
 from unipo.rewards.numbers import NumberMatch
+from unipo.rewards.unlabelled import Unlabelled
 from unipo.tasks.task import Reward
 
 RewardSpec = str | Callable[..., Any] | Reward | Sequence[Any] | Mapping[str, Any]
@@ -55,6 +56,9 @@ BUILTIN: Mapping[str, Builtin] = {
     "repetition": Builtin(Repetition, ("n", "penalty"), "n-gram repetition penalty, <= 0"),
     "cosine": Builtin(Cosine, ("reward", "limit"), "another reward, replaced by one that depends on length"),
     "kimi": Builtin(KimiLength, ("reward", "weight"), "another reward plus Kimi's length reward within the group"),
+    "unlabelled": Builtin(
+        Unlabelled, ("find",), "always 0; extracts the answer (tagged, boxed, numbers) for methods without labels"
+    ),
     "gate": Builtin(Gate, ("reward", "gate", "otherwise"), "another reward, where a format reward is 1"),
 }
 
