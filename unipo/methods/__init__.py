@@ -10,5 +10,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     difficulty,
     risk,
     semantic,
+    position,
     preference,
 )

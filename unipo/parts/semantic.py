@@ -315,7 +315,8 @@ class MajorityVote(Shaping):
         size = cluster_sum(
             torch.ones(layout.n_sequences, dtype=torch.float64, device=votes.device), batch.cluster, layout, votes
         )
-        return (votes & (size == layout.to_sequences(layout.group_max(size, votes)))).to(torch.float64)
+        largest: Tensor = size == layout.to_sequences(layout.group_max(size, votes))
+        return (votes & largest).to(torch.float64)
 
     def formula(self) -> str:
         return "R_i = 1 if i is in a largest cluster of its group, else 0"

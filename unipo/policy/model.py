@@ -21,6 +21,7 @@ from transformers import logging as hf_logging
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, MissingExtra
 from unipo.policy import attention, layer
+from unipo.policy.distribution import Measure, place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
@@ -97,10 +98,31 @@ class Policy:
                 done += len(value)
         return out
 
+    @torch.no_grad()
+    def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
+        """[T] a statistic of whole next-token distributions at each place of a group's responses (see `Scorer`)."""
+        marked = batch.with_columns("token", _counted=where)
+        values = []
+        for piece in marked.split_by_tokens(self.spec.micro_tokens or None, whole_groups=True):
+            plan, layout = make_plan(piece, piece._counted), piece.layout
+            hidden, weight, bias, spec = self._before_logits(self.model, plan)
+            width = int(layout.seq_lengths.max()) + 1
+            place = layout.token_prompt[plan.required] * width + layout.token_position[plan.required]
+            group = layout.group_sizes[layout.token_prompt[plan.required]]
+            found = place_statistics(hidden, weight, bias, place, group, measure, spec)
+            values.append(torch.zeros(layout.n_tokens, dtype=found.dtype, device=found.device))
+            values[-1][plan.required] = found
+        return torch.cat(values) if values else torch.zeros(0)
+
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+        hidden, weight, bias, spec = self._before_logits(model, plan)
+        return linear_logp(hidden, weight, plan.target, replace(spec, entropy=entropy), bias)
+
+    def _before_logits(self, model: nn.Module, plan: Plan) -> tuple[Tensor, Tensor, Tensor | None, HeadSpec]:
+        """(hidden states that predict the required tokens, output weight, its bias, how logits are made of them)."""
         causal = causal_of(model)
         if plan.longest > self.context_window:
             raise DataError(
@@ -110,10 +132,10 @@ class Policy:
         with self._autocast():
             hidden = backbone_hidden(causal, plan)
         weight, bias = head_weight(causal)
-        spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
+        spec = replace(head_spec(causal.config), temperature=self.temperature)
         if self.spec.compute == "bfloat16":
             spec = replace(spec, compute=torch.bfloat16)
-        return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+        return hidden[plan.read], weight, bias, spec
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":

@@ -8,6 +8,7 @@ processes that are killed when they hang.  Importing this package imports neithe
 from __future__ import annotations
 
 from unipo.rewards.check import CheckReport, check_reward
+from unipo.rewards.choices import Choices
 from unipo.rewards.combine import Gate, WeightedSum
 from unipo.rewards.exact import ExactMatch
 from unipo.rewards.format import Format, r1_format, tag_count, think_format
@@ -34,6 +35,7 @@ from unipo.tasks.task import Reward, Sample, Scores
 __all__ = [
     "BUILTIN",
     "CheckReport",
+    "Choices",
     "Cosine",
     "ExactMatch",
     "Failure",

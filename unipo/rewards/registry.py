@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from unipo.errors import ConfigError, unknown
+from unipo.rewards.choices import Choices
 from unipo.rewards.combine import Gate, WeightedSum
 from unipo.rewards.exact import ExactMatch
 from unipo.rewards.format import Format
@@ -56,6 +57,7 @@ BUILTIN: Mapping[str, Builtin] = {
     "repetition": Builtin(Repetition, ("n", "penalty"), "n-gram repetition penalty, <= 0"),
     "cosine": Builtin(Cosine, ("reward", "limit"), "another reward, replaced by one that depends on length"),
     "kimi": Builtin(KimiLength, ("reward", "weight"), "another reward plus Kimi's length reward within the group"),
+    "choices": Builtin(Choices, (), "share of the right options named, 0 with any wrong one"),
     "unlabelled": Builtin(
         Unlabelled, ("find",), "always 0; extracts the answer (tagged, boxed, numbers) for methods without labels"
     ),
