@@ -10,6 +10,7 @@ from unipo.layout import Layout
 from unipo.parts.part import Measure
 
 VOCABULARY = 11
+TEXTS = ("<COT> ", "<ANSWER> ", "<CODE> <aux>a line</aux> ", "<LONG_COT> ", "no form ")
 
 
 class Bigram:
@@ -116,7 +117,7 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         prompt_id=torch.arange(prompts),
         preference=preference.flatten(),
         row=[{} for _ in range(prompts)],
-        text=[str(i) for i in range(n)],
+        text=[TEXTS[i % len(TEXTS)] + str(i) for i in range(n)],
         answer=["7" for _ in range(prompts)],
         extracted=[None if i % 4 == 3 else str(i % 3) for i in range(n)],
         score=torch.where(scored, (reward > 0.5).double(), float("nan")),

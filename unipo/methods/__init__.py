@@ -11,5 +11,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     risk,
     semantic,
     position,
+    behaviour,
     preference,
 )

@@ -11,6 +11,7 @@ from unipo.rewards.check import CheckReport, check_reward
 from unipo.rewards.choices import Choices
 from unipo.rewards.combine import Gate, WeightedSum
 from unipo.rewards.exact import ExactMatch
+from unipo.rewards.exploration import AdaptiveExploration
 from unipo.rewards.format import Format, r1_format, tag_count, think_format
 from unipo.rewards.function import FunctionReward, load_function
 from unipo.rewards.isolation import WorkerPool, close_pools
@@ -34,6 +35,7 @@ from unipo.tasks.task import Reward, Sample, Scores
 
 __all__ = [
     "BUILTIN",
+    "AdaptiveExploration",
     "CheckReport",
     "Choices",
     "Cosine",

@@ -28,6 +28,7 @@ from unipo.errors import ConfigError, unknown
 from unipo.rewards.choices import Choices
 from unipo.rewards.combine import Gate, WeightedSum
 from unipo.rewards.exact import ExactMatch
+from unipo.rewards.exploration import AdaptiveExploration
 from unipo.rewards.format import Format
 from unipo.rewards.function import FunctionReward, load_object
 from unipo.rewards.length import Cosine, KimiLength, Repetition, SoftOverlong
@@ -58,6 +59,7 @@ BUILTIN: Mapping[str, Builtin] = {
     "cosine": Builtin(Cosine, ("reward", "limit"), "another reward, replaced by one that depends on length"),
     "kimi": Builtin(KimiLength, ("reward", "weight"), "another reward plus Kimi's length reward within the group"),
     "choices": Builtin(Choices, (), "share of the right options named, 0 with any wrong one"),
+    "exploration": Builtin(AdaptiveExploration, ("field",), "ranked points against a box, paid by how few were needed"),
     "unlabelled": Builtin(
         Unlabelled, ("find",), "always 0; extracts the answer (tagged, boxed, numbers) for methods without labels"
     ),
