@@ -195,7 +195,7 @@ def test_a_category_is_the_tag_the_text_opens_with() -> None:
     texts = ["<COT>why</COT>", " \n<LONG_COT>", "<ANSWER>4", "see <CODE>", "", "<CODE>1"]
     batch = batch_of([1] * 6, text=texts)
     assert Category()(batch)["category"].tolist() == [1, 3, 0, -1, -1, 2]
-    assert Category(tags=("see", "<"))(batch)["category"].tolist() == [1, 1, 1, 0, -1, 1]
+    assert Category(tags="see <")(batch)["category"].tolist() == [1, 1, 1, 0, -1, 1]
 
 
 # -- ASPO ----------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_a_marker_in_the_text_may_stand_for_the_call() -> None:
         lambda: FirstMarker(pattern="["),
         lambda: ContrastiveBonus(strength=-1.0),
         lambda: LengthBonus(limit=0),
-        lambda: Category(tags=()),
+        lambda: Category(tags=" "),
         lambda: EarlyCall(k=1.0),
     ],
 )

@@ -47,7 +47,7 @@ empo = register(
             "A reward that leaves responses unscored for want of a label also takes them out of the group here.",
             "shaping.0.clusters.by=maths compares answers with the symbolic verifier, as the code does.",
             "A group that disagrees throughout gets nothing; a unanimous one has no variance and no gradient.",
-            "The verl version: shaping.0.empty=none, shaping.0.below=none, objective=SequenceClipped(), 16 responses.",
+            "The verl version: shaping.0.empty=null, shaping.0.below=null, objective=SequenceClipped(), 16 responses.",
             "If the commonest answer is wrong, accuracy falls: the reward follows the mode.",
             "The vote of the same code (1 for the largest cluster) is shaping=(MajorityVote(),).",
         ),

@@ -36,7 +36,6 @@ class Behaviour(Derived):
     """Column `behaviour` [S] bool: the response's text has a match of `pattern` ("." matches line ends)."""
 
     source = "GeometryZero (arXiv 2506.07160): auxiliary constructions"
-    level: ClassVar[str] = "sequence"
     adds: ClassVar[tuple[str, ...]] = ("behaviour",)
     pattern: str = r"<aux>\s*\S.*?</aux>"
 
@@ -148,29 +147,30 @@ class LengthBonus(Shaping):
 # -- Ada-GRPO: which kind of response ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Category(Derived):
-    """Column `category` [S] int: which tag the response opens with (white space before it aside), -1 for none."""
+    """Column `category` [S] int: which tag the response opens with (white space before it aside), -1 for none.
+
+    tags: with white space between them; the first that fits counts.
+    """
 
     source = "TEAM-ARM/ARM: core_algos.py (get_reasoning_format)"
-    level: ClassVar[str] = "sequence"
     adds: ClassVar[tuple[str, ...]] = ("category",)
-    tags: tuple[str, ...] = ("<ANSWER>", "<COT>", "<CODE>", "<LONG_COT>")
+    tags: str = "<ANSWER> <COT> <CODE> <LONG_COT>"
 
     def __post_init__(self) -> None:
-        if not self.tags or not all(self.tags):
-            raise ConfigError("Category needs at least one tag, and no empty one")
+        if not self.tags.split():
+            raise ConfigError("Category.tags names no tag; write them with white space between, <ANSWER> <COT>")
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("text",)
 
     def derive(self, batch: Batch) -> dict[str, Tensor]:
-        found = [
-            next((k for k, tag in enumerate(self.tags) if text.lstrip().startswith(tag)), -1) for text in batch.text
-        ]
+        tags = self.tags.split()
+        found = [next((k for k, tag in enumerate(tags) if text.lstrip().startswith(tag)), -1) for text in batch.text]
         return {"category": torch.tensor(found, dtype=torch.int64, device=batch.layout.device)}
 
     def formula(self) -> str:
-        return f"f_i: the one of {' '.join(self.tags)} that the text opens with"
+        return f"f_i: the one of {self.tags} that the text opens with"
 
 
 def rarity(category: Tensor, layout: Layout, where: Tensor, step: int, total_steps: int) -> Tensor:
@@ -235,7 +235,6 @@ class FirstToolCall(Derived):
     """
 
     source = "Understanding Tool-Integrated Reasoning (arXiv 2508.19201)"
-    level: ClassVar[str] = "sequence"
     adds: ClassVar[tuple[str, ...]] = ("first_call",)
 
     @property
@@ -261,7 +260,6 @@ class FirstMarker(Signal):
     """
 
     source = "Understanding Tool-Integrated Reasoning (arXiv 2508.19201)"
-    level: ClassVar[str] = "sequence"
     adds: ClassVar[tuple[str, ...]] = ("first_call",)
     pattern: str = r"```python"
 

@@ -54,12 +54,12 @@ class Clusters(Derived):
     `rewards.py:same`), which is given one of two different texts as the answer and the other as the response, and
     says "the same" with a value above one half; None says no.  missing: responses without an answer are
     "together" in one cluster, or "apart" in one each.
+    With several ranks every rank asks the reward, so its verdicts must not depend on how busy a machine is.
     Needs no model; a source or a user's own signal may give the column instead, and is then believed.
     Source: Kuhn et al. (arXiv 2302.09664), semantic equivalence.
     """
 
     source = "Semantic Uncertainty (arXiv 2302.09664), algorithm 1"
-    level: ClassVar[str] = "sequence"
     adds: ClassVar[tuple[str, ...]] = ("cluster",)
     of: str = "answer"
     by: str = "exact"
