@@ -311,7 +311,7 @@ class MajorityVote(Shaping):
     def __call__(self, batch: Batch) -> Tensor:
         layout = batch.layout
         answered = torch.tensor([_plain(x) is not None for x in batch.extracted], dtype=torch.bool)
-        votes = batch.scored & answered.to(batch.scored.device)
+        votes: Tensor = batch.scored & answered.to(batch.scored.device)
         size = cluster_sum(
             torch.ones(layout.n_sequences, dtype=torch.float64, device=votes.device), batch.cluster, layout, votes
         )
