@@ -17,7 +17,7 @@ from unipo.batch import Batch
 from unipo.columns import COLUMNS
 from unipo.errors import ConfigError
 from unipo.method import Method
-from unipo.parts.part import Part, Scorer
+from unipo.parts.part import Derived, Part, Scorer
 
 
 def with_mask(method: Method, batch: Batch) -> Batch:
@@ -45,9 +45,13 @@ def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> 
         if signal is None or not signal.active(batch):
             continue
         batch = provide(method, batch, signal, scorer)
-        if scorer is None:
+        if isinstance(signal, Derived):
+            columns = signal(batch)
+        elif scorer is None:
             raise ConfigError(f"{type(part).__name__} needs {need!r}, but no model was given to compute it")
-        for name, column in signal(batch, scorer).items():
+        else:
+            columns = signal(batch, scorer)
+        for name, column in columns.items():
             batch = batch.with_columns(None if name in COLUMNS else signal.level, **{name: column})
     return batch
 

@@ -7,15 +7,17 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.layout import Layout
+from unipo.parts.part import Measure
 
 VOCABULARY = 11
+TEXTS = ("<COT> ", "<ANSWER> ", "<CODE> <aux>a line</aux> ", "<LONG_COT> ", "no form ")
 
 
 class Bigram:
     """logit(token | previous, prompt) = table[previous, token] + prompt_table[sum of prompt mod V, token].
 
     The first token of a response follows the prompt's last token.  float64.  It is a `Scorer` (no gradient:
-    `logp`, `encode`) and a differentiable policy (`live`).  `calls` records what it was asked to score.
+    `logp`, `per_place`, `encode`) and a differentiable policy (`live`).  `calls` records what it was asked to score.
     """
 
     def __init__(self, seed: int) -> None:
@@ -52,6 +54,18 @@ class Bigram:
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         self.calls.append((weights, batch))
         return self._of_tokens(batch, self.theta.detach() if weights == "policy" else self.reference)
+
+    def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
+        self.calls.append(("policy", batch))
+        layout, full = batch.layout, self.distribution(batch, self.theta.detach())
+        out = torch.zeros(layout.n_tokens, dtype=full.dtype)
+        for prompt in range(layout.n_prompts):
+            for place in range(int(layout.seq_lengths.max())):
+                rows = where & (layout.token_prompt == prompt) & (layout.token_position == place)
+                if bool(rows.any()):
+                    one = torch.zeros(int(rows.sum()), dtype=torch.int64)
+                    out[rows] = measure(full[rows], one, layout.group_sizes[prompt : prompt + 1])
+        return out
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) % VOCABULARY for c in text]
@@ -103,7 +117,7 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         prompt_id=torch.arange(prompts),
         preference=preference.flatten(),
         row=[{} for _ in range(prompts)],
-        text=[str(i) for i in range(n)],
+        text=[TEXTS[i % len(TEXTS)] + str(i) for i in range(n)],
         answer=["7" for _ in range(prompts)],
         extracted=[None if i % 4 == 3 else str(i % 3) for i in range(n)],
         score=torch.where(scored, (reward > 0.5).double(), float("nan")),

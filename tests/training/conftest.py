@@ -12,6 +12,10 @@ from safetensors.torch import load_file
 
 import unipo
 
+# What a method asks of the task and the starter's task does not have: formats of responses, here their first digit.
+ASKED: dict[str, dict[str, Any]] = {
+    "ada-grpo": {"shaping.0.signal.tags": " ".join(f"<think>{digit}" for digit in range(10))}
+}
 TIMED = ("seconds/", "speed/", "mfu/")
 
 

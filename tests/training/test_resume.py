@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import unipo
-from tests.training.conftest import metrics, quick, weights
+from tests.training.conftest import ASKED, metrics, quick, weights
 
 # Every method of the catalogue, with whatever makes its state richer: buffered prompts, an averaged reference, adapters.
 RICHER: dict[str, dict[str, Any]] = {
+    **{method: {"set": changes} for method, changes in ASKED.items()},
     "dapo": {"set": {"selection.0.surplus": "keep", "source.group_size": 4}},
     "dpo": {"policy.reference": "ema"},
     "rloo": {"policy.lora": {"rank": 4, "alpha": 8}},

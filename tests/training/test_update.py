@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import unipo
+from tests.training.conftest import ASKED
 from unipo.batch import Batch
 from unipo.errors import TrainingError
 from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
@@ -23,6 +24,7 @@ from unipo.training.update import merge_reports, micro_batches, run_updates
 
 def trainer(method: str, **settings: Any) -> Trainer:
     base = {"steps": 4, "prompts": 3, "sampling": {"max_tokens": 40}, "optim": {"learning_rate": 1e-4}}
+    base["set"] = ASKED.get(method, {})
     return Trainer(build(from_dict(TrainConfig, base | {"method": method} | settings)))
 
 

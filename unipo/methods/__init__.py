@@ -7,5 +7,10 @@ from unipo.methods import (  # noqa: F401  isort: skip
     sequence,
     weights,
     evidence,
+    difficulty,
+    risk,
+    semantic,
+    position,
+    behaviour,
     preference,
 )

@@ -16,7 +16,7 @@ from unipo.parts.part import Advantage
 from unipo.parts.regulariser import FORMULAS, check_estimator, kl_estimate
 
 
-def _reward_where_scored(batch: Batch) -> tuple[Tensor, Tensor]:
+def reward_where_scored(batch: Batch) -> tuple[Tensor, Tensor]:
     """([S] rewards with 0 where there is none, [S] bool scored)."""
     scored: Tensor = batch.scored
     return torch.where(scored, batch.reward, torch.zeros_like(batch.reward)), scored
@@ -90,7 +90,7 @@ class Raw(RewardAdvantage):
     source = "Williams 1992, REINFORCE without baseline"
 
     def __call__(self, batch: Batch) -> Tensor:
-        return _reward_where_scored(batch)[0]
+        return reward_where_scored(batch)[0]
 
     def formula(self) -> str:
         return "A_i = R_i"
@@ -112,12 +112,12 @@ class RunningBaseline(RewardAdvantage):
         return "running_baseline"
 
     def __call__(self, batch: Batch) -> Tensor:
-        reward, scored = _reward_where_scored(batch)
+        reward, scored = reward_where_scored(batch)
         baseline = float(batch.states.get(self.state_key, {}).get("baseline", 0.0))
         return torch.where(scored, reward - baseline, torch.zeros_like(reward))
 
     def remember(self, batch: Batch) -> Mapping[str, Any]:
-        reward, scored = _reward_where_scored(batch)
+        reward, scored = reward_where_scored(batch)
         before = batch.states.get(self.state_key, {})
         if not bool(scored.any()):
             return before
@@ -138,7 +138,7 @@ class GroupCentred(RewardAdvantage):
     smallest_group: ClassVar[int] = 2
 
     def __call__(self, batch: Batch) -> Tensor:
-        reward, scored = _reward_where_scored(batch)
+        reward, scored = reward_where_scored(batch)
         return group_centred(reward, batch.layout, scored)
 
     def formula(self) -> str:
@@ -155,7 +155,7 @@ class GroupNormalised(RewardAdvantage):
     unbiased: bool = True
 
     def __call__(self, batch: Batch) -> Tensor:
-        reward, scored = _reward_where_scored(batch)
+        reward, scored = reward_where_scored(batch)
         return group_normalised(reward, batch.layout, self.eps, scored, self.unbiased)
 
     def formula(self) -> str:
@@ -171,7 +171,7 @@ class LeaveOneOut(RewardAdvantage):
     smallest_group: ClassVar[int] = 2
 
     def __call__(self, batch: Batch) -> Tensor:
-        reward, scored = _reward_where_scored(batch)
+        reward, scored = reward_where_scored(batch)
         return leave_one_out(reward, batch.layout, scored)
 
     def formula(self) -> str:
@@ -226,7 +226,7 @@ class WhitenedReturn(RewardAdvantage):
         return ("reward", "scored", "mask", *(("old_logp", "reference_logp") if self.beta else ()))
 
     def __call__(self, batch: Batch) -> Tensor:
-        reward, scored = _reward_where_scored(batch)
+        reward, scored = reward_where_scored(batch)
         if self.centred:
             reward = group_centred(reward, batch.layout, scored)
         dense = torch.zeros(batch.layout.n_tokens, dtype=reward.dtype, device=reward.device)

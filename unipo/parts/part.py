@@ -7,7 +7,7 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
@@ -57,11 +57,24 @@ class Part:
         raise NotImplementedError
 
 
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
 class Scorer(Protocol):
     """What a signal may ask of the models. Implemented by `unipo.policy`; no gradient flows."""
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         """[T] log-prob of `batch.tokens` after `batch.context` under 'policy' or 'reference' weights."""
+        ...
+
+    def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
+        """[T] a statistic of whole next-token distributions, one for each place in the responses of a prompt.
+
+        A place is a position inside a response, shared by the responses of a prompt.  measure(logp, place, group)
+        gets the [n, V] log-probs at the tokens (`where`: [T] bool) of some complete places, [n] the place of each
+        row in [0, m), ascending, and [m] how many responses each place's prompt has, and returns [m].
+        Tokens of a place get its value; those off `where` get 0.
+        """
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -83,6 +96,18 @@ class Signal(Part):
         return True
 
     def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Derived(Signal):
+    """A signal that asks no model: columns computed from other columns (clusters of answers, a behaviour in a text)."""
+
+    def __call__(self, batch: Batch, scorer: Scorer | None = None) -> dict[str, Tensor]:
+        return self.derive(batch)
+
+    def derive(self, batch: Batch) -> dict[str, Tensor]:
+        """The columns, by name."""
         raise NotImplementedError
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from unipo.errors import ConfigError, unknown
-from unipo.policy.head import HeadSpec, chunk_rows
+from unipo.parts.part import Measure
+from unipo.policy.head import HeadSpec, _cast, _logits, chunk_rows
 
 DIVERGENCES = ("kl", "reverse_kl", "jsd")
 
@@ -178,3 +179,39 @@ def divergence(
         raise ConfigError(f"beta of a Jensen-Shannon divergence must lie between 0 and 1, got {beta}")
     other = (other_hidden.detach(), other_weight.detach())
     return _Divergence.apply(hidden, weight, other, kind, beta, spec)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def place_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    place: Tensor,
+    group: Tensor,
+    measure: Measure,
+    spec: HeadSpec,
+) -> Tensor:
+    """`measure` of all rows that share a place, given to each of them, without gradient. hidden: [n, d]; place: [n] int.
+
+    group: [n] size of the row's group.  See `unipo.parts.part.Scorer.per_place`.  Rows are worked off in whole
+    places, a quarter of the budget at a time (a measure makes copies); one place alone may exceed it.
+    """
+    order = torch.argsort(place, stable=True)
+    _, slot, count = place[order].unique_consecutive(return_inverse=True, return_counts=True)
+    h, w, b = _cast(hidden, weight, bias, spec)
+    room = max(1, chunk_rows(len(weight), _wide(hidden), spec.budget) // 4)
+    out = torch.zeros(len(hidden), dtype=_wide(hidden), device=hidden.device)
+    sizes = count.tolist()
+    start = first = 0
+    with torch.no_grad():
+        while first < len(sizes):
+            last, rows = first + 1, sizes[first]
+            while last < len(sizes) and rows + sizes[last] <= room:
+                rows += sizes[last]
+                last += 1
+            chosen = order[start : start + rows]
+            own = slot[start : start + rows] - first
+            heads = count[first:last].cumsum(0) - count[first:last]
+            logp = _logits(h[chosen], w, b, spec).log_softmax(-1)
+            out[chosen] = measure(logp, own, group[chosen][heads]).to(out.dtype)[own]
+            first, start = last, start + rows
+    return out

@@ -20,7 +20,9 @@ from transformers import logging as hf_logging
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, MissingExtra
+from unipo.parts.part import Measure
 from unipo.policy import attention, layer
+from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
@@ -110,6 +112,22 @@ class Policy:
                 done += len(value)
         return out
 
+    @torch.no_grad()
+    def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
+        """[T] a statistic of whole next-token distributions at each place of a group's responses (see `Scorer`)."""
+        marked = batch.with_columns("token", _counted=where)
+        values = []
+        for piece in marked.split_by_tokens(self.spec.micro_tokens or None, whole_groups=True):
+            plan, layout = make_plan(piece, piece._counted), piece.layout
+            hidden, weight, bias, spec = self._before_logits(self.model, plan)
+            width = int(layout.seq_lengths.max()) + 1
+            place = layout.token_prompt[plan.required] * width + layout.token_position[plan.required]
+            group = layout.group_sizes[layout.token_prompt[plan.required]]
+            found = place_statistics(hidden[plan.read], weight, bias, place, group, measure, spec)
+            values.append(torch.zeros(layout.n_tokens, dtype=found.dtype, device=found.device))
+            values[-1][plan.required] = found
+        return torch.cat(values) if values else torch.zeros(0)
+
     def make_tape(self) -> Tape | None:
         """A tape for the coming sampling phase, None where the update could not read it.
 
@@ -127,6 +145,18 @@ class Policy:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+        hidden, weight, bias, spec = self._before_logits(model, plan)
+        spec = replace(spec, entropy=entropy)
+        reading = plan.memo.get("tape")
+        if not isinstance(reading, Reading):
+            return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+        order = reading.order
+        found = linear_logp(hidden[plan.read[order]], weight, plan.target[order], spec, bias, reading.head())
+        logp, ent = (torch.zeros_like(x).index_copy(0, order, x) if len(x) else x for x in found)
+        return logp, ent
+
+    def _before_logits(self, model: nn.Module, plan: Plan) -> tuple[Tensor, Tensor, Tensor | None, HeadSpec]:
+        """([N, d] hidden states, output weight, its bias, how logits are made of them)."""
         causal = causal_of(model)
         if plan.longest > self.context_window:
             raise DataError(
@@ -136,16 +166,10 @@ class Policy:
         with self._autocast():
             hidden = backbone_hidden(causal, plan)
         weight, bias = head_weight(causal)
-        spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
+        spec = replace(head_spec(causal.config), temperature=self.temperature)
         if self.spec.compute == "bfloat16":
             spec = replace(spec, compute=torch.bfloat16)
-        reading = plan.memo.get("tape")
-        if not isinstance(reading, Reading):
-            return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
-        order = reading.order
-        found = linear_logp(hidden[plan.read[order]], weight, plan.target[order], spec, bias, reading.head())
-        logp, ent = (torch.zeros_like(x).index_copy(0, order, x) if len(x) else x for x in found)
-        return logp, ent
+        return hidden, weight, bias, spec
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":

@@ -8,8 +8,10 @@ processes that are killed when they hang.  Importing this package imports neithe
 from __future__ import annotations
 
 from unipo.rewards.check import CheckReport, check_reward
+from unipo.rewards.choices import Choices
 from unipo.rewards.combine import Gate, WeightedSum
 from unipo.rewards.exact import ExactMatch
+from unipo.rewards.exploration import AdaptiveExploration
 from unipo.rewards.format import Format, r1_format, tag_count, think_format
 from unipo.rewards.function import FunctionReward, load_function
 from unipo.rewards.isolation import WorkerPool, close_pools
@@ -28,11 +30,14 @@ from unipo.rewards.numbers import NumberMatch, find_number
 from unipo.rewards.policy import Failure, Outcome
 from unipo.rewards.registry import BUILTIN, RewardSpec, resolve_reward, with_failure_policy
 from unipo.rewards.thinking import final_text
+from unipo.rewards.unlabelled import Unlabelled
 from unipo.tasks.task import Reward, Sample, Scores
 
 __all__ = [
     "BUILTIN",
+    "AdaptiveExploration",
     "CheckReport",
+    "Choices",
     "Cosine",
     "ExactMatch",
     "Failure",
@@ -49,6 +54,7 @@ __all__ = [
     "Sample",
     "Scores",
     "SoftOverlong",
+    "Unlabelled",
     "WeightedSum",
     "WorkerPool",
     "check_reward",

@@ -25,13 +25,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from unipo.errors import ConfigError, unknown
+from unipo.rewards.choices import Choices
 from unipo.rewards.combine import Gate, WeightedSum
 from unipo.rewards.exact import ExactMatch
+from unipo.rewards.exploration import AdaptiveExploration
 from unipo.rewards.format import Format
 from unipo.rewards.function import FunctionReward, load_object
 from unipo.rewards.length import Cosine, KimiLength, Repetition, SoftOverlong
 from unipo.rewards.maths import Maths
 from unipo.rewards.numbers import NumberMatch
+from unipo.rewards.unlabelled import Unlabelled
 from unipo.tasks.task import Reward
 
 RewardSpec = str | Callable[..., Any] | Reward | Sequence[Any] | Mapping[str, Any]
@@ -55,6 +58,11 @@ BUILTIN: Mapping[str, Builtin] = {
     "repetition": Builtin(Repetition, ("n", "penalty"), "n-gram repetition penalty, <= 0"),
     "cosine": Builtin(Cosine, ("reward", "limit"), "another reward, replaced by one that depends on length"),
     "kimi": Builtin(KimiLength, ("reward", "weight"), "another reward plus Kimi's length reward within the group"),
+    "choices": Builtin(Choices, (), "share of the right options named, 0 with any wrong one"),
+    "exploration": Builtin(AdaptiveExploration, ("field",), "ranked points against a box, paid by how few were needed"),
+    "unlabelled": Builtin(
+        Unlabelled, ("find",), "always 0; extracts the answer (tagged, boxed, numbers) for methods without labels"
+    ),
     "gate": Builtin(Gate, ("reward", "gate", "otherwise"), "another reward, where a format reward is 1"),
 }
 

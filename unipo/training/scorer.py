@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unipo.batch import Batch
+from unipo.parts.part import Measure
 from unipo.policy.model import Policy
 from unipo.training.ranks import Ranks
 
@@ -24,27 +26,35 @@ class RankedScorer:
     seconds: float = 0.0
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
+        return self._counted(batch, lambda part: self.policy.logp(part, weights))
+
+    def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
+        marked = batch.with_columns("token", _where=where)
+        return self._counted(marked, lambda part: self.policy.per_place(part, part._where, measure))
+
+    def _counted(self, batch: Batch, score: Callable[[Batch], Tensor]) -> Tensor:
+        """[T] what `score` says of the batch, each rank asking it about its share of the prompts."""
         start = time.perf_counter()
         layout = batch.layout
         costs = (layout.group_sum(layout.seq_lengths) + layout.context_lengths).tolist()
         mine = self.ranks.share(costs)[self.ranks.rank]
         self.passes += 1
         if len(mine) == layout.n_prompts:
-            out = self.policy.logp(batch, weights)
+            out = score(batch)
             self.positions += layout.n_tokens + layout.n_context
         else:
-            out = self._shared(batch, mine, weights)
+            out = self._shared(batch, mine, score)
         self.seconds += time.perf_counter() - start
         return out
 
-    def _shared(self, batch: Batch, mine: list[int], weights: str) -> Tensor:
+    def _shared(self, batch: Batch, mine: list[int], score: Callable[[Batch], Tensor]) -> Tensor:
         chosen = torch.zeros(batch.layout.n_prompts, dtype=torch.bool)
         chosen[mine] = True
         wide = torch.float64 if self.policy.spec.weights == "float64" else torch.float32
         out = torch.zeros(batch.layout.n_tokens, dtype=wide)
         if mine:
             part = batch.take_prompts(chosen)
-            out[chosen[batch.layout.token_prompt]] = self.policy.logp(part, weights).to(wide)
+            out[chosen[batch.layout.token_prompt]] = score(part).to(wide)
             self.positions += part.layout.n_tokens + part.layout.n_context
         return self.ranks.sum_tensor(out)
 
