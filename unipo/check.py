@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.check_batch import infected, random_batch, reordered
+from unipo.columns import COLUMNS
 from unipo.errors import ConfigError, UnipoError
 from unipo.parts.average import Average, GroupMean, SequenceMean, TokenMean
 from unipo.parts.part import Advantage, Objective, Part
@@ -215,6 +216,16 @@ class _ObjectiveProperties:
         _close(torch.where(batch.mask, actual, torch.zeros_like(actual)), claimed, "pieces().gradient")
 
 
+class _NoModels:
+    """The scorer of signals that say they run no model."""
+
+    def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
+        raise _Failure("a signal with passes = False asks a model")
+
+    def encode(self, text: str) -> list[int]:
+        raise _Failure("a signal with passes = False asks for a tokenizer")
+
+
 # -- running ---------------------------------------------------------------------------------------
 def _trials(part: Part, prepare: Prepare | None, batches: int, seed: int, pairs: bool) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
@@ -222,6 +233,9 @@ def _trials(part: Part, prepare: Prepare | None, batches: int, seed: int, pairs:
     for _ in range(batches):
         batch = random_batch(generator, pairs=pairs)
         batch = prepare(batch, generator) if prepare else batch
+        for signal in (s for s in part.signals if not s.passes):
+            for name, column in signal(batch, _NoModels()).items():
+                batch = batch.with_columns(None if name in COLUMNS else signal.level, **{name: column})
         lacking = [n for n in part.needs if not batch.has(n)]
         if lacking:
             raise ConfigError(

@@ -115,7 +115,7 @@ def method_page(method: Method, known: Mapping[str, Method]) -> str:
 
 def _passes(method: Method) -> str:
     """Which models run beside the policy's own pass with gradient."""
-    columns = [c for s in method.signals for c in s.adds if c in method.needs]
+    columns = [c for s in method.signals if s.passes for c in s.adds if c in method.needs]
     if not columns:
         return "Nothing but the policy's own pass with gradient is run."
     late = (

@@ -7,5 +7,7 @@ from unipo.methods import (  # noqa: F401  isort: skip
     sequence,
     weights,
     evidence,
+    shaped,
+    prompts,
     preference,
 )
