@@ -52,6 +52,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("reference_logp", "token", "signal", "log-prob under the reference policy"),
     ("evidence_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows the right answer"),
     ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
+    ("hard", "sequence", "signal", "bool: answers a prompt the policy mostly fails, or one rewritten from such"),
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
     ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),

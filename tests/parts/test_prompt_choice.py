@@ -175,8 +175,12 @@ def test_the_mixture_starts_as_it_is_told() -> None:
 
 
 def test_rows_without_a_domain_and_impossible_settings_are_named() -> None:
-    with pytest.raises(DataError, match=r"data row 7 has no 'domain'.*it has: kind\).*curriculum\.field"):
-        DomainWeights().pool({"kind": "add"}, 7)
+    with pytest.raises(DataError, match=r"data row 7 has no 'topic' to.*it has: kind\).*curriculum\.field"):
+        DomainWeights(field="topic").pool({"kind": "add"}, 7)
+    with pytest.raises(DataError, match="no 'domain' or 'data_source' or 'kind'"):
+        DomainWeights().pool({"question": "x"}, 7)
+    assert DomainWeights().pool({"kind": "add", "data_source": "gsm8k"}, 7) == "gsm8k"
+    assert DomainWeights(field="kind").pool({"kind": "add", "data_source": "gsm8k"}, 7) == "add"
     with pytest.raises(ConfigError, match="every >= 1"):
         DomainWeights(every=0)
     with pytest.raises(ConfigError, match="did you mean 'uniform'"):

@@ -303,7 +303,7 @@ def test_the_memory_of_the_domains_is_in_the_checkpoint(tmp_path: Path) -> None:
     from unipo.training.checkpoint import load_state
 
     settings = {
-        "set": {"source.group_size": 2, "curriculum.field": "kind", "curriculum.every": 1},
+        "set": {"source.group_size": 2, "curriculum.every": 1},
         "eval.before": False,
         "eval.after": False,
     }
@@ -313,3 +313,19 @@ def test_the_memory_of_the_domains_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert {"add", "sub", "mul", "mod"} <= kinds
     assert {k for k, n in state["stream"]["taken"].items() if n} == set(state["states"]["domain_weights"]["reward"])
     assert sum(state["stream"]["taken"].values()) == state["stream"]["drawn"] == 4
+
+
+def test_the_records_of_hapo_survive_a_restart(tmp_path: Path) -> None:
+    from unipo.training.checkpoint import load_state
+
+    def records(run: Path) -> dict[str, Any]:
+        kept: dict[str, Any] = load_state(run / "checkpoints" / "step-000002")["trainer"]["states"]["history_length"]
+        return kept
+
+    settings = {"set": {"source.group_size": 4}, "eval.before": False, "eval.after": False}
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    quick(whole, "hapo", steps=2, **settings)
+    quick(parted, "hapo", steps=1, **settings)
+    quick(parted, "hapo", steps=2, resume=True)
+    assert records(whole) == records(parted)
+    assert records(whole)

@@ -25,7 +25,7 @@ RICHER: dict[str, dict[str, Any]] = {
     "unlikeliness-reward": {"set": {"source.group_size": 4}},
     "online-difficulty-filtering": {"set": {"source.group_size": 4, "selection.0.rounds": 2}},
     "dads-rulereasoner": {
-        "set": {"source.group_size": 2, "curriculum.field": "kind", "curriculum.every": 1},
+        "set": {"source.group_size": 2, "curriculum.every": 1},
         "prompts": 6,
     },
     "clpo": {"set": {"curriculum.max_tokens": 8, "curriculum.shortest": 1}},

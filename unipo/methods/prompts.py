@@ -46,7 +46,7 @@ dads = register(
         defaults={"learning_rate": 1e-6},
         aliases=("dads", "rulereasoner"),
         notes=(
-            "The domain is a field of the data row: curriculum.field.",
+            "The domain is a field of the data row, curriculum.field: else domain, data_source or kind.",
             "The code's eps = 0.1 inside the exponent cancels and is left out; its other default for tau is 0.8.",
             "A domain that was not in the batch keeps its reward; the code forgets it and never draws it again.",
             "curriculum.smooth=0, curriculum.target=0.5208 is what the released trainer computes.",

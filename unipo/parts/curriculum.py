@@ -43,6 +43,7 @@ def domain_counts(weights: Sequence[float], n: int) -> list[int]:
     return counts
 
 
+DOMAIN_FIELDS = ("domain", "data_source", "kind")  # the second is what verl's data calls it
 _INITIAL = ("uniform", "inverse_sqrt", "softmax_inverse_sqrt")
 
 
@@ -54,7 +55,8 @@ class DomainWeights(Curriculum):
     that step's responses: r_d <- smooth r_d + (1 - smooth) now, without smoothing at its first time.  A domain the
     step did not see keeps its r_d (the code forgets it and never draws it again); one that was never seen counts
     as 0, so it is drawn soon.
-    field: of the data row, names the domain.  initial: weights before the first renewal, 'uniform',
+    field: of the data row, names the domain; '' takes the first of domain, data_source and kind that the row has.
+    initial: weights before the first renewal, 'uniform',
     'inverse_sqrt' of the domain's size or the 'softmax_inverse_sqrt' of it.
     smooth = 0 with target = 0.5208 is what the released trainer computes: undiscounted rewards against the mean
     discount (1 + 1/2 + 1/3 + 1/4)/4.
@@ -62,7 +64,7 @@ class DomainWeights(Curriculum):
     """
 
     source = "RuleReasoner (arXiv 2506.08672); bigai-nlco/RuleReasoner: verl/verl/trainer/ppo/ray_trainer.py"
-    field: str = "domain"
+    field: str = ""
     every: int = 8
     target: float = 1.0
     tau: float = 0.3
@@ -84,12 +86,14 @@ class DomainWeights(Curriculum):
         return "domain_weights"
 
     def pool(self, row: Mapping[str, Any], prompt_id: int) -> str:
-        if row.get(self.field) is None:
+        names = (self.field,) if self.field else DOMAIN_FIELDS
+        found = next((row[name] for name in names if row.get(name) is not None), None)
+        if found is None:
             raise DataError(
-                f"data row {prompt_id} has no {self.field!r} to tell its domain by (it has: {', '.join(row) or 'nothing'}); "
-                "name the field with --set curriculum.field=..."
+                f"data row {prompt_id} has no {' or '.join(map(repr, names))} to tell its domain by "
+                f"(it has: {', '.join(row) or 'nothing'}); name the field with --set curriculum.field=..."
             )
-        return str(row[self.field])
+        return str(found)
 
     def counts(self, memory: Mapping[str, Any], sizes: Mapping[str, int], n: int, draw: torch.Generator) -> list[int]:
         reward = memory.get("reward")
@@ -119,7 +123,7 @@ class DomainWeights(Curriculum):
     def formula(self) -> str:
         return (
             f"n_d of B by floor(B w_d), rest to the largest;  w = softmax(max(0, {self.target:g} - r_d)/{self.tau:g}) "
-            f"over {self.field};  every {self.every} steps r_d <- {self.smooth:g} r_d + {1 - self.smooth:g} mean score"
+            f"over {self.field or 'domains'};  every {self.every} steps r_d <- {self.smooth:g} r_d + {1 - self.smooth:g} mean score"
         )
 
 

@@ -33,7 +33,6 @@ class HardPrompts(Signal):
     """
 
     adds: ClassVar[tuple[str, ...]] = ("hard",)
-    level: ClassVar[str] = "sequence"
     passes: ClassVar[bool] = False
     hard_up_to: float = HARD_UP_TO
 
