@@ -20,8 +20,9 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.check_batch import infected, random_batch, reordered
 from unipo.errors import ConfigError, UnipoError
+from unipo.judge import with_signal
 from unipo.parts.average import Average, GroupMean, SequenceMean, TokenMean
-from unipo.parts.part import Advantage, Objective, Part
+from unipo.parts.part import Advantage, Derived, Objective, Part
 
 TOLERANCE = 1e-9  # float64; sums may be taken in another order
 
@@ -222,6 +223,9 @@ def _trials(part: Part, prepare: Prepare | None, batches: int, seed: int, pairs:
     for _ in range(batches):
         batch = random_batch(generator, pairs=pairs)
         batch = prepare(batch, generator) if prepare else batch
+        for signal in part.signals:
+            if isinstance(signal, Derived) and not all(batch.has(name) for name in signal.adds):
+                batch = with_signal(batch, signal)
         lacking = [n for n in part.needs if not batch.has(n)]
         if lacking:
             raise ConfigError(

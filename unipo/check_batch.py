@@ -64,6 +64,7 @@ def _reward_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "reward": reward,
         "scored": scored,
         "extracted": [str(i % 3) for i in range(n)],
+        "reward_parts": [{"right": float(x > 0), "form": float(x)} for x in reward],
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError
 from unipo.method import Method, Paper, diff
-from unipo.parts.part import Part
+from unipo.parts.part import Derived, Part
 from unipo.registry import catalogue
 
 WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code instead. -->"
@@ -115,7 +115,7 @@ def method_page(method: Method, known: Mapping[str, Method]) -> str:
 
 def _passes(method: Method) -> str:
     """Which models run beside the policy's own pass with gradient."""
-    columns = [c for s in method.signals for c in s.adds if c in method.needs]
+    columns = [c for s in method.signals if not isinstance(s, Derived) for c in s.adds if c in method.needs]
     if not columns:
         return "Nothing but the policy's own pass with gradient is run."
     late = (

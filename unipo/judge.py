@@ -17,23 +17,28 @@ from unipo.batch import Batch
 from unipo.columns import COLUMNS
 from unipo.errors import ConfigError
 from unipo.method import Method
-from unipo.parts.part import Derived, Part, Scorer
+from unipo.parts.part import Derived, Part, Scorer, Selection, Signal
 
 
 def with_mask(method: Method, batch: Batch) -> Batch:
     """Add `mask`: trainable tokens of scored responses that every token or sequence selection keeps.
 
-    Prompt-level selections have already removed their prompts when the batch was collected.
+    Prompt-level selections have already removed their prompts when the batch was collected; late ones follow
+    after credit.
     """
     mask: Tensor = batch.trainable
     if batch.has("scored"):
         mask = mask & batch.layout.to_tokens(batch.scored)
     for part in method.selection:
-        if part.level == "sequence":
-            mask = mask & batch.layout.to_tokens(part(batch))
-        elif part.level == "token":
-            mask = mask & part(batch)
+        if part.level != "prompt" and not part.late:
+            mask = mask & _kept_tokens(part, batch)
     return batch.with_columns(None, mask=mask)
+
+
+def _kept_tokens(part: Selection, batch: Batch) -> Tensor:
+    """[T] bool: what a selection of sequences or tokens keeps."""
+    kept = part(batch)
+    return batch.layout.to_tokens(kept) if part.level == "sequence" else kept
 
 
 def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> Batch:
@@ -45,19 +50,22 @@ def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> 
         if signal is None or not signal.active(batch):
             continue
         batch = provide(method, batch, signal, scorer)
-        if isinstance(signal, Derived):
-            columns = signal(batch)
-        elif scorer is None:
+        if scorer is None and not isinstance(signal, Derived):
             raise ConfigError(f"{type(part).__name__} needs {need!r}, but no model was given to compute it")
-        else:
-            columns = signal(batch, scorer)
-        for name, column in columns.items():
-            batch = batch.with_columns(None if name in COLUMNS else signal.level, **{name: column})
+        batch = with_signal(batch, signal, scorer)
+    return batch
+
+
+def with_signal(batch: Batch, signal: Signal, scorer: Scorer | None = None) -> Batch:
+    """The batch with the columns of a signal. scorer: not asked by a `Derived` one."""
+    columns = signal.derive(batch) if isinstance(signal, Derived) else signal(batch, scorer)  # type: ignore[arg-type]
+    for name, column in columns.items():
+        batch = batch.with_columns(None if name in COLUMNS else signal.level, **{name: column})
     return batch
 
 
 def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
-    """Reward -> shaping -> advantage -> credit. Adds mask, (reward), sequence_advantage, advantage.
+    """Reward -> shaping -> advantage -> credit -> late selections. Adds mask, (reward), sequence_advantage, advantage.
 
     An offline method only gets its mask.  Tokens off the mask have advantage 0.
     """
@@ -77,6 +85,11 @@ def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
         batch = provide(method, batch, credit, scorer)
         value = credit(batch)
         batch = batch.with_columns(None, advantage=torch.where(batch.mask, value, torch.zeros_like(value)))
+    for part in (s for s in method.selection if s.late):
+        batch = provide(method, batch, part, scorer)
+        mask = batch.mask & _kept_tokens(part, batch)
+        value = torch.where(mask, batch.advantage, torch.zeros_like(batch.advantage))
+        batch = batch.with_columns(None, mask=mask, advantage=value)
     return batch
 
 
@@ -139,9 +152,17 @@ def loss(method: Method, batch: Batch) -> Loss:
 
 
 def remember(method: Method, batch: Batch) -> Batch:
-    """The batch with every stateful part's memory updated from it."""
+    """The batch with the memory of every stateful part updated from it, but for the curriculum's (see `observe`)."""
     states = dict(batch.states)
-    for _, part in method.parts:
-        if part.state_key is not None:
+    for name, part in method.parts:
+        if part.state_key is not None and name != "curriculum":
             states[part.state_key] = part.remember(batch)
     return replace(batch, states=states)
+
+
+def observe(method: Method, sampled: Batch) -> Batch:
+    """The batch with the curriculum's memory updated from it. sampled: all of a step, dropped prompts included."""
+    part = method.curriculum
+    if part is None or part.state_key is None:
+        return sampled
+    return replace(sampled, states={**sampled.states, part.state_key: part.remember(sampled)})

@@ -14,7 +14,7 @@ from typing import Any
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError, unknown
 from unipo.parts.average import Average, ConstantNormaliser, GroupMean, SequenceMean, TokenMean
-from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping, Signal
+from unipo.parts.part import Advantage, Credit, Curriculum, Objective, Part, Regulariser, Selection, Shaping, Signal
 from unipo.parts.shaping import SoftOverlong
 from unipo.parts.source import Source
 from unipo.signals import DEFAULT_SIGNALS
@@ -49,6 +49,7 @@ class Change:
 
 # A stage's columns come from these fields, in this order; a part may read what earlier stages made.
 _FIELD_STAGE = {
+    "curriculum": "reward",
     "selection": "reward",
     "shaping": "signal",
     "advantage": "signal",
@@ -64,7 +65,8 @@ class Method:
     """A named composition.
 
     selection, shaping, credit, regularisers, extra run in the order given.  average applies to the objective
-    and the regularisers; `extra` are further terms with averages of their own.  defaults: training settings the
+    and the regularisers; `extra` are further terms with averages of their own.  curriculum: which prompts come
+    next; without one every prompt comes once per pass over the data.  defaults: training settings the
     source recommends (learning_rate, ...), used unless the user sets them.  notes: numbered implementation
     details; doubts: what the sources leave open.
     """
@@ -75,6 +77,7 @@ class Method:
     objective: Objective
     average: Average
     summary: str = ""
+    curriculum: Curriculum | None = None
     selection: tuple[Selection, ...] = ()
     shaping: tuple[Shaping, ...] = ()
     advantage: Advantage | None = None
@@ -180,10 +183,13 @@ class Method:
 
     def explain(self) -> str:
         """The exact formula of every stage with this composition's settings, one line each."""
-        rows = [("sample", self.source.formula())]
-        rows += [(name, part.formula()) for name, part in self.parts if name in ("selection", "shaping", "advantage")]
+        rows = [] if self.curriculum is None else [("prompts", self.curriculum.formula())]
+        rows += [("sample", self.source.formula())]
+        rows += [("selection", s.formula()) for s in self.selection if not s.late]
+        rows += [(name, part.formula()) for name, part in self.parts if name in ("shaping", "advantage")]
         rows += [("signal", s.formula()) for s in self.signals]
         rows += [(name, part.formula()) for name, part in self.parts if name == "credit"]
+        rows += [("selection", s.formula()) for s in self.selection if s.late]
         rows += [("loss", self.objective.formula())]
         for r in (r for r in self.regularisers if r.coefficient):
             own = self._average_of(r)
@@ -205,6 +211,8 @@ def _bound(average: Average, max_tokens: int) -> Average:
 
 
 def _parts(method: Method) -> Iterator[tuple[str, Part]]:
+    if method.curriculum is not None:
+        yield "curriculum", method.curriculum
     yield "source", method.source
     for name in ("selection", "shaping"):
         yield from ((name, part) for part in getattr(method, name))
@@ -245,15 +253,18 @@ def _changed(base: Any, path: str, value: Any, full: str) -> Any:
 
 def _validate(method: Method) -> None:
     where = f"method {method.name!r}"
-    adds = set(method.source.adds) | {"mask"}
+    brought = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
+    adds = brought | {"mask"}
     signal_columns = {c for s in method._providers() for c in s.adds}
     for name, part in method.parts:
-        limit = STAGES.index(_FIELD_STAGE.get(name, "forward"))
+        late = isinstance(part, Selection) and part.late
+        limit = STAGES.index("credit" if late else _FIELD_STAGE.get(name, "forward"))
+        first = name in ("curriculum", "selection") and not late
         for need in part.needs:
             known = COLUMNS.get(need)
-            if name == "selection" and need not in method.source.adds and (need in signal_columns or need == "mask"):
+            if first and need not in brought and (need in signal_columns or need == "mask"):
                 raise ConfigError(
-                    f"{where}: {type(part).__name__} (selection) needs column {need!r}, but selection comes before "
+                    f"{where}: {type(part).__name__} ({name}) needs column {need!r}, but {name} comes before "
                     f"any signal is computed; select by what the source or the rewards give"
                 )
             if need in adds or need in signal_columns:
@@ -274,6 +285,11 @@ def _validate(method: Method) -> None:
             if known.stage in ("advantage", "credit"):
                 hint = "set advantage=..., or use an objective that needs none"
             raise ConfigError(f"{where}: {type(part).__name__} ({name}) needs column {need!r}; {hint}")
+        if late and (method.advantage is None or part.level == "prompt"):  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{where}: {type(part).__name__} selects after credit, so the method needs an advantage and the part "
+                "the level sequence or token"
+            )
         if part.smallest_group > method.source.group:
             raise ConfigError(
                 f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
@@ -301,6 +317,7 @@ def diff(before: Method, after: Method) -> list[Change]:
     """What changes from one method to another, setting by setting."""
     changes: list[Change] = []
     for name in (
+        "curriculum",
         "source",
         "selection",
         "shaping",

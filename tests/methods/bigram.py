@@ -123,4 +123,7 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         score=torch.where(scored, (reward > 0.5).double(), float("nan")),
         reward=reward,
         scored=scored,
+        reward_parts=[
+            {"right": float(r > 0.5), "form": float(r) / 2} if s else {} for r, s in zip(reward, scored, strict=True)
+        ],
     )

@@ -12,7 +12,7 @@ from bigram import Bigram, Spoiling, random_rollout
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.judge import judge, loss, provide_for_loss, remember, required_tokens, weigh, with_mask
+from unipo.judge import judge, loss, observe, provide_for_loss, remember, required_tokens, weigh, with_mask
 from unipo.method import Method, diff
 from unipo.parts.source import Preferences
 from unipo.registry import catalogue
@@ -28,7 +28,8 @@ derived = pytest.mark.parametrize("method", [m for m in CATALOGUE.values() if m.
 def rollout(method: Method, seed: int) -> Batch:
     """A collected batch with exactly the columns the method's source promises, prompt selections applied."""
     batch = random_rollout(seed, method.source.group, pairs=isinstance(method.source, Preferences))
-    batch = batch.without(*(set(batch.columns) - set(method.source.adds)))
+    given = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
+    batch = batch.without(*(set(batch.columns) - given))
     for part in method.selection:
         if part.level == "prompt":
             batch = batch.take_prompts(part(batch))
@@ -236,7 +237,7 @@ def test_judging_is_deterministic_and_leaves_its_input_alone(method: Method) -> 
 @every_method
 def test_memory_survives_a_step_and_a_save(method: Method, tmp_path_factory: pytest.TempPathFactory) -> None:
     method, _, batch = ready(method, 0)
-    kept = remember(method, batch)
+    kept = remember(method, observe(method, batch))
     keys = {part.state_key for _, part in method.parts if part.state_key}
     assert set(kept.states) == keys
     path = tmp_path_factory.mktemp("state") / "batch.safetensors"
@@ -247,7 +248,10 @@ def test_memory_survives_a_step_and_a_save(method: Method, tmp_path_factory: pyt
 
 
 # -- the composition ------------------------------------------------------------------------------------------
-FIELDS = ("source", "selection", "shaping", "advantage", "credit", "objective", "average", "regularisers", "extra")
+FIELDS = (
+    *("curriculum", "source", "selection", "shaping", "advantage", "credit"),
+    *("objective", "average", "regularisers", "extra"),
+)
 
 
 @derived

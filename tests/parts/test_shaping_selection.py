@@ -81,7 +81,7 @@ def test_truncated_responses_are_dropped() -> None:
 
 def test_impossible_settings_are_refused() -> None:
     for settings in ({"rounds": -1}, {"when_dry": "wait"}, {"surplus": "sell"}):
-        with pytest.raises(ConfigError, match=r"when_dry is train\|raise"):
+        with pytest.raises(ConfigError, match=r"when_dry is train\|fill\|raise"):
             DynamicSampling(**settings)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="group_size must be at least 1, got 0"):
         OnPolicy(group_size=0)

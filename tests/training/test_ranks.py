@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,13 +26,23 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-@pytest.mark.parametrize("method", ["cepo", "dpo"])
+# A curriculum's memory decides which prompts come next, so its run shows at once where ranks disagree.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cepo": {},
+    "dpo": {},
+    "dads": {"set": {"source.group_size": 2, "curriculum.every": 1}, "prompts": 6},
+    "clpo": {"set": {"curriculum.max_tokens": 8, "curriculum.shortest": 1}},
+}
+
+
+@pytest.mark.parametrize("method", SETTINGS)
 def test_two_ranks_give_the_loss_curve_of_one(method: str, tmp_path: Path) -> None:
-    quick(tmp_path / "one", method, steps=3)
+    settings = SETTINGS[method]
+    quick(tmp_path / "one", method, steps=3, **settings)
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; from tests.training.conftest import quick\n"
-        f"quick(Path(sys.argv[1]), {method!r}, steps=3)\n"
+        f"quick(Path(sys.argv[1]), {method!r}, steps=3, **{settings!r})\n"
     )
     root = Path(unipo.__file__).parents[1]
     subprocess.run(
@@ -40,6 +51,7 @@ def test_two_ranks_give_the_loss_curve_of_one(method: str, tmp_path: Path) -> No
     )  # fmt: skip
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert one.keys() == two.keys()
+        assert [n for n in one if n.startswith("events/")] == [n for n in two if n.startswith("events/")]
         for name in ("loss", "grad_norm", "reward/mean", "tokens/computed", "tokens/forwarded", "length/mean"):
             assert two.get(name) == pytest.approx(one.get(name), abs=TOLERANCE), name
     ours, theirs = weights(tmp_path / "one", 3), weights(tmp_path / "two", 3)

@@ -23,6 +23,13 @@ RICHER: dict[str, dict[str, Any]] = {
     "dpo": {"policy.reference": "ema"},
     "rloo": {"policy.lora": {"rank": 4, "alpha": 8}},
     "gspo": {"set": {"source.minibatches": 2}, "policy.micro_tokens": 100},
+    "unlikeliness-reward": {"set": {"source.group_size": 4}},
+    "online-difficulty-filtering": {"set": {"source.group_size": 4, "selection.0.rounds": 2}},
+    "dads-rulereasoner": {
+        "set": {"source.group_size": 2, "curriculum.every": 1},
+        "prompts": 6,
+    },
+    "clpo": {"set": {"curriculum.max_tokens": 8, "curriculum.shortest": 1}},
 }
 
 

@@ -23,7 +23,10 @@ examples:
   unipo methods --by objective   grouped by the loss they share
   unipo methods --json"""
 
-FIELDS = ("source", "selection", "shaping", "advantage", "credit", "objective", "average", "regularisers", "extra")
+FIELDS = (
+    *("curriculum", "source", "selection", "shaping", "advantage", "credit"),
+    *("objective", "average", "regularisers", "extra"),
+)
 PLUGIN = arg(help="Python file that registers methods of your own; may be given several times", help_behavior_hint="")
 
 

@@ -7,10 +7,12 @@ from unipo.methods import (  # noqa: F401  isort: skip
     sequence,
     weights,
     evidence,
-    difficulty,
+    group_weight,
     risk,
     semantic,
     position,
     behaviour,
+    shaped,
+    prompts,
     preference,
 )

@@ -7,7 +7,7 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
+from unipo.errors import ConfigError
 
 # Beyond +-20 a ratio of probabilities is no longer information (e^20 = 5e8), and e^89 overflows float32.
 LOG_RATIO_LIMIT = 20.0
@@ -123,14 +124,94 @@ class Shaping(Part):
 class Selection(Part):
     """Which prompts, sequences or tokens take part. Returns a bool column of `level`.
 
-    refill: a dropped prompt is replaced by sampling further prompts, at most `rounds` times.
+    A selection of prompts comes before everything that costs a pass.  One of sequences or tokens narrows `mask`:
+    before shaping, or, if `late`, after credit, when it can read advantages.
     """
 
     level: ClassVar[str] = "prompt"
-    refill: ClassVar[bool] = False
+    late: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Refill(Selection):
+    """A selection of prompts whose losses are made good by sampling further prompts.
+
+    rounds: at most this many sampling rounds per update; 0 is no limit.  when_dry: what to do when they are used
+    up with too few prompts kept: 'train' on what there is (an update without any is skipped and counted), 'fill'
+    the batch with dropped prompts in the order of `tier`, or 'raise'.  surplus: qualifying prompts beyond the need
+    are dropped ('drop'), kept for the next update ('keep'), or trained on now ('use').
+    """
+
+    rounds: int = 10
+    when_dry: str = "train"
+    surplus: str = "drop"
+
+    def __post_init__(self) -> None:
+        known = self.when_dry in ("train", "fill", "raise") and self.surplus in ("drop", "keep", "use")
+        if not known or self.rounds < 0:
+            raise ConfigError(
+                f"{type(self).__name__}: when_dry is train|fill|raise, surplus drop|keep|use, rounds >= 0; got {self}"
+            )
+
+    def tier(self, batch: Batch) -> Tensor:
+        """[P] int: which dropped prompts fill a dry batch first (lowest), in the order they were sampled."""
+        return torch.zeros(batch.layout.n_prompts, dtype=torch.int64)
+
+    @property
+    def limit(self) -> str:
+        """The number of rounds, for a formula."""
+        return f"at most {self.rounds or 'any number of'} rounds"
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A prompt to be made of another. prompt: its place in the batch; instruction: what the policy is told; label:
+    what the column `variant` calls the result."""
+
+    prompt: int
+    instruction: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """Rewritings to sample, one text each, and how."""
+
+    requests: tuple[Rewrite, ...]
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Curriculum(Part):
+    """Which prompts come next: how many of which pool, and which are made out of others.
+
+    Every prompt belongs to a pool, and the prompts of a pool come in endless passes, each in its own shuffled
+    order.  `remember` is called once per step with everything that was sampled, before any selection drops some.
+    This base keeps one pool: the data as it is.
+    """
+
+    def pool(self, row: Mapping[str, Any], prompt_id: int) -> str:
+        """The pool a prompt belongs to. row: its data row; prompt_id: its number in the data."""
+        return ""
+
+    def counts(self, memory: Mapping[str, Any], sizes: Mapping[str, int], n: int, draw: torch.Generator) -> list[int]:
+        """How many of the next n prompts come from each pool. sizes: prompts in each, in order.
+
+        Deterministic in its arguments; `draw` is the place for chance.
+        """
+        return [n, *[0] * (len(sizes) - 1)]
+
+    def rewrites(self, batch: Batch, problems: Sequence[str]) -> Rewrites | None:
+        """What the policy shall rewrite, after a sampling round. problems: [P] text of each prompt."""
+        return None
+
+    def accept(self, text: str) -> str | None:
+        """The rewritten prompt in what the policy wrote; None if there is none."""
+        return text
 
 
 @dataclass(frozen=True)

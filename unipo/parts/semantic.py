@@ -12,7 +12,7 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, unknown
 from unipo.layout import Layout, segment_sum
-from unipo.parts.difficulty import GroupWeight
+from unipo.parts.group_weight import GroupWeight
 from unipo.parts.part import Derived, Shaping, Signal
 
 OF = ("answer", "text")

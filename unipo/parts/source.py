@@ -45,7 +45,7 @@ class OnPolicy(Source):
     adds: ClassVar[tuple[str, ...]] = (
         *Source.adds,
         *("behaviour_logp", "behaviour_entropy", "taped", "version", "truncated", "text"),
-        *("extracted", "score", "reward", "scored"),
+        *("extracted", "score", "reward", "scored", "reward_parts"),
     )
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@ What differs between methods is in their parts; what must survive a kill is in `
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,16 +15,17 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.errors import DataError, TrainingError
-from unipo.judge import judge, remember
-from unipo.parts.selection import DynamicSampling
+from unipo.judge import judge, observe, remember
 from unipo.parts.source import Source
 from unipo.policy.tape import Tape
 from unipo.rollout.local import LocalEngine
+from unipo.training.collect import Collector
 from unipo.training.config import TrainConfig
 from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
 from unipo.training.ranks import Ranks
+from unipo.training.rewriting import PolicyRewriter
 from unipo.training.scorer import RankedScorer
 from unipo.training.setup import Setup
 from unipo.training.source import Collected, Reader, Sampler
@@ -41,11 +41,10 @@ class Trainer:
         self.method = setup.method
         self.policy = setup.policy
         self.scorer = RankedScorer(self.policy, self.ranks)
-        self.stream = PromptStream(setup.train, self.config.seed)
+        self.stream = PromptStream(setup.train, self.config.seed, self.method.curriculum)
         total = self.config.steps * self.method.source.updates
         self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
         self.states: dict[str, Any] = {}
-        self.surplus: Batch | None = None
         self.step_number = 0
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
@@ -60,6 +59,8 @@ class Trainer:
                 self.config.seed,
                 self.ranks,
             )
+        rewriter = PolicyRewriter(setup, self.stream, self.ranks)
+        self.collector = Collector(self.method, self.source, self.stream, self.config.prompts, rewriter)
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
 
     # -- one step --------------------------------------------------------------------------------
@@ -106,71 +107,21 @@ class Trainer:
         """Evaluation is not trained on, and prompts kept for a later step are read under other weights then."""
         if isinstance(self.setup.engine, LocalEngine):
             self.setup.engine.tape = None
-        if self.surplus is not None:
-            self.surplus = self.surplus.with_columns(None, taped=torch.full_like(self.surplus.taped, -1))
+        waiting = self.collector.surplus
+        if waiting is not None:
+            self.collector.surplus = waiting.with_columns(None, taped=torch.full_like(waiting.taped, -1))
 
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """Prompts for one update: filtered by prompt-level selections and refilled where one asks for it.
 
-        None when dynamic sampling ran dry with nothing kept and the method says to go on.
+        None where no prompt qualified and the method says to go on.
         """
-        wanted = self.config.prompts
-        filters = [s for s in self.method.selection if s.level == "prompt"]
-        refill = next((s for s in filters if s.refill), None)
-        kept: list[Batch] = [] if self.surplus is None else [self.surplus]
-        self.surplus = None
-        parts: list[Collected] = []
-        events: Counter[str] = Counter()
-        rounds = 0
-        while sum(b.layout.n_prompts for b in kept) < wanted:
-            rounds += 1
-            made = self.source(self.stream.take(wanted), progress)
-            parts.append(made)
-            events.update(made.events)
-            batch = made.batch
-            for selection in filters:
-                keep = selection(batch)
-                events[f"dropped by {type(selection).__name__}"] += int((~keep).sum())
-                batch = batch.take_prompts(keep)
-            if batch.layout.n_prompts:
-                kept.append(batch)
-            limit = refill.rounds if isinstance(refill, DynamicSampling) else 0
-            if refill is None or (limit and rounds >= limit):
-                break
-        return self._merge(kept, parts, events, rounds, refill)
-
-    def _merge(
-        self, kept: list[Batch], parts: list[Collected], events: Counter[str], rounds: int, refill: Any
-    ) -> Collected | None:
-        wanted = self.config.prompts
-        have = sum(b.layout.n_prompts for b in kept)
-        if refill is not None:
-            events["sampling rounds"] += rounds
-            if have < wanted:
-                events["sampling ran dry"] += 1
-                if refill.when_dry == "raise":
-                    raise DataError(
-                        f"after {rounds} rounds only {have} of {wanted} prompts had a mixed outcome: the others are all "
-                        "solved or all failed. Use other prompts, or when_dry=train"
-                    )
-        if not kept:
-            return None
-        batch = kept[0] if len(kept) == 1 else Batch.concat(kept)
-        if have > wanted:
-            if getattr(refill, "surplus", "drop") == "keep":
-                self.surplus = batch.take_prompts(range(wanted, have))
-            batch = batch.take_prompts(range(wanted))
-        names = dict.fromkeys(n for p in parts for n in p.parts)
-        means = {n: sum(p.parts.get(n, 0.0) for p in parts) / len(parts) for n in names}
-        return Collected(
-            batch,
-            events,
-            means,
-            sum(p.generation_seconds for p in parts),
-            sum(p.reward_seconds for p in parts),
-            sum(p.sampled_tokens for p in parts),
-        )
+        collected, sampled = self.collector(self.states, progress)
+        if sampled is not None:
+            now = replace(sampled, step=self.step_number, total_steps=max(1, self.config.steps), states=self.states)
+            self.states = dict(observe(self.method, now).states)
+        return collected
 
     # -- metrics ---------------------------------------------------------------------------------
     def _warnings(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -196,11 +147,11 @@ class Trainer:
         """Everything but the weights that a resumed run needs to continue bit by bit."""
         return {
             "step": self.step_number,
-            "drawn": self.stream.drawn,
+            "stream": self.stream.state(),
             "prompts": len(self.stream.prompts),
             "optimiser": self.optimiser.state(),
             "states": self.states,
-            "surplus": self.surplus,
+            "surplus": self.collector.surplus,
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -215,12 +166,15 @@ class Trainer:
                 "the data changed, so it cannot be resumed"
             )
         self.step_number = state["step"]
-        self.stream.drawn = state["drawn"]
+        self.stream.load(state["stream"])
         self.optimiser.load(state["optimiser"])
-        self.states, self.surplus = state["states"], state["surplus"]
+        self.states, self.collector.surplus = state["states"], state["surplus"]
         self.policy.updates = state["updates"]
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])
+
+
+_BEFORE_THE_PASS = ("shaping", "advantage", "credit", "selection")
 
 
 def _old_logp_plan(config: TrainConfig, source: Source, setup: Setup, needs: frozenset[str]) -> str:
@@ -231,9 +185,7 @@ def _old_logp_plan(config: TrainConfig, source: Source, setup: Setup, needs: fro
     """
     if config.old_logp != "auto":
         return config.old_logp
-    early = any(
-        "old_logp" in part.needs for name, part in setup.method.parts if name in ("shaping", "advantage", "credit")
-    )
+    early = any("old_logp" in part.needs for name, part in setup.method.parts if name in _BEFORE_THE_PASS)
     early = early or any("old_logp" in s.needs for s in setup.method.signals)
     if source.updates == 1 and not early:
         return "live"

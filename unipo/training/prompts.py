@@ -1,13 +1,16 @@
-"""The order in which prompts come, reproducible from two numbers."""
+"""The order in which prompts come, reproducible from the seed and a few counts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from unipo.errors import DataError
+from unipo.errors import ConfigError, DataError
+from unipo.parts.part import Curriculum
 from unipo.tasks.task import Example
 
 
@@ -25,30 +28,72 @@ class Prompt:
 
 
 class PromptStream:
-    """Endless passes over the data, each in its own shuffled order. `drawn` is the whole state."""
+    """Endless passes over the data, each in its own shuffled order; with a curriculum, over each of its pools.
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
+    The state is how many prompts were taken of every pool, and how many draws were given out, which seed sampling.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int, curriculum: Curriculum | None = None) -> None:
         if not prompts:
             raise DataError("there are no prompts to train on")
-        self.prompts = prompts
-        self.seed = seed
+        self.prompts, self.seed = prompts, seed
+        self.curriculum = curriculum or Curriculum()
+        self.pools: dict[str, list[int]] = {}
+        for place, p in enumerate(prompts):
+            self.pools.setdefault(self.curriculum.pool(p.example.row, p.example.id), []).append(place)
+        self.pools = dict(sorted(self.pools.items()))
+        self.taken = dict.fromkeys(self.pools, 0)
         self.drawn = 0
-        self._order: tuple[int, list[int]] | None = None
+        self._orders: dict[str, tuple[int, list[int]]] = {}
 
-    def take(self, n: int) -> list[Prompt]:
-        """The next n prompts."""
-        return [self._next() for _ in range(n)]
+    def take(self, n: int, memory: Mapping[str, Any] | None = None) -> list[Prompt]:
+        """The next n prompts. memory: what the curriculum remembers."""
+        if len(self.pools) == 1:
+            return [self._next(pool) for pool in self.pools for _ in range(n)]
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + 7919 * self.drawn + 1)
+        sizes = {pool: len(places) for pool, places in self.pools.items()}
+        counts = self.curriculum.counts(memory or {}, sizes, n, draw)
+        if len(counts) != len(sizes) or sum(counts) != n or min(counts) < 0:
+            raise ConfigError(
+                f"{type(self.curriculum).__name__}.counts gave {counts} for {n} prompts of {len(sizes)} pools"
+            )
+        order = [pool for pool, count in zip(sizes, counts, strict=True) for _ in range(count)]
+        return [self._next(order[i]) for i in torch.randperm(n, generator=draw).tolist()]
+
+    def reserve(self, n: int) -> range:
+        """n draws for prompts that are made, not taken."""
+        self.drawn += n
+        return range(self.drawn - n, self.drawn)
 
     @property
     def epoch(self) -> float:
         """Passes over the data so far."""
-        return self.drawn / len(self.prompts)
+        return sum(self.taken.values()) / len(self.prompts)
 
-    def _next(self) -> Prompt:
-        epoch, at = divmod(self.drawn, len(self.prompts))
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(len(self.prompts), generator=generator).tolist())
-        prompt = self.prompts[self._order[1][at]]
-        self.drawn += 1
-        return Prompt(prompt.example, prompt.ids, prompt.responses, self.drawn - 1)
+    def _next(self, pool: str) -> Prompt:
+        places = self.pools[pool]
+        epoch, at = divmod(self.taken[pool], len(places))
+        held = self._orders.get(pool)
+        if held is None or held[0] != epoch:
+            # Pools of one curriculum are shuffled apart; the only pool of none is called "" and adds nothing.
+            own = zlib.crc32(pool.encode()) if pool else 0
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch + (own << 20))
+            held = (epoch, torch.randperm(len(places), generator=generator).tolist())
+            self._orders[pool] = held
+        prompt = self.prompts[places[held[1][at]]]
+        self.taken[pool] += 1
+        return replace(prompt, draw=self.reserve(1)[0])
+
+    # -- state -----------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of the stream."""
+        return {"drawn": self.drawn, "taken": dict(self.taken)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`. Raises DataError where the pools are others."""
+        if list(state["taken"]) != list(self.taken):
+            raise DataError(
+                f"the run was started with the prompt pools {list(state['taken'])}, now there are {list(self.taken)}: "
+                "the data or the curriculum changed, so it cannot be resumed"
+            )
+        self.drawn, self.taken = state["drawn"], dict(state["taken"])

@@ -18,12 +18,13 @@ from typing import Any
 from unipo.errors import ConfigError, unknown
 from unipo.method import Method, Term
 from unipo.parts.average import Average
-from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping
+from unipo.parts.part import Advantage, Credit, Curriculum, Objective, Part, Regulariser, Selection, Shaping
 from unipo.parts.source import Source
 from unipo.training.config import fitted
 
 # Field -> (what it holds, whether it is a list).
 COMPOSITION: dict[str, tuple[type[Any], bool]] = {
+    "curriculum": (Curriculum, False),
     "source": (Source, False),
     "selection": (Selection, True),
     "shaping": (Shaping, True),
@@ -56,7 +57,7 @@ def _whole(name: str, value: Any) -> Any:
     items = [read_part(v) if isinstance(v, str) else v for v in (value if isinstance(value, list | tuple) else [value])]
     if len(items) == 1 and isinstance(items[0], tuple):  # written as one text: "(A(), B())"
         items = list(items[0])
-    if name == "advantage" and items == [None]:
+    if name in ("advantage", "curriculum") and items == [None]:
         return None
     for item in items:
         if not isinstance(item, kind):

@@ -76,7 +76,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     if method.needs_reference():
         policy.make_reference()
     events: Counter[str] = Counter(getattr(task, "events", {}))
-    room = _room(config, method, policy)
+    room = prompt_room(config, method, policy)
     train = encode_all(policy, task.train, config.data, room, method, events)
     heldout = encode_all(policy, task.heldout[: config.eval.prompts], config.data, room, method, events)
     _check_evidence(method, train)
@@ -150,7 +150,7 @@ def _reward(method: Method, data: DataConfig, given: Any, task: Task) -> Reward 
     return task.reward
 
 
-def _room(config: TrainConfig, method: Method, policy: Policy) -> int:
+def prompt_room(config: TrainConfig, method: Method, policy: Policy) -> int:
     """Longest prompt in tokens."""
     window = policy.context_window - (config.sampling.max_tokens if method.online else 0)
     if window < 1:

@@ -185,6 +185,7 @@ def rollout_batch(
         reward=torch.tensor([0.0 if s["total"] is None else float(s["total"]) for s in marks], dtype=torch.float64),
         score=torch.tensor([0.0 if s["score"] is None else float(s["score"]) for s in marks], dtype=torch.float64),
         scored=torch.tensor([s["total"] is not None for s in marks], dtype=torch.bool),
+        reward_parts=[dict(s["parts"]) for s in marks],
     )
 
 

@@ -15,7 +15,7 @@ from unipo.judge import judge, loss, provide_for_loss, weigh
 from unipo.layout import Layout
 from unipo.method import Method
 from unipo.parts.advantage import GroupCentred, LeaveOneOut
-from unipo.parts.difficulty import LengthAdvantage, longer_when_right
+from unipo.parts.group_weight import LengthAdvantage, longer_when_right
 from unipo.registry import get_method
 
 ADORA = get_method("adora")

@@ -1,0 +1,149 @@
+"""Prompts for one update: drawn, sampled, filtered, refilled, and rewritten where the method says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unipo.batch import Batch
+from unipo.errors import DataError
+from unipo.method import Method
+from unipo.parts.part import Refill
+from unipo.training.prompts import Prompt, PromptStream
+from unipo.training.source import Collected
+
+Source = Callable[[Sequence[Prompt], Callable[[int], None] | None], Collected]
+Rewriter = Callable[[Batch, Sequence[Prompt]], "Rewritten"]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Prompts made of others, each with its label, and what making them took."""
+
+    prompts: tuple[Prompt, ...] = ()
+    labels: tuple[str, ...] = ()
+    events: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    sampled_tokens: int = 0
+
+
+@dataclass
+class Gathering:
+    """What one step has collected so far. kept, dropped: batches; rounds: sampling rounds."""
+
+    kept: list[Batch] = field(default_factory=list)
+    dropped: list[tuple[Batch, list[int]]] = field(default_factory=list)
+    sampled: list[Batch] = field(default_factory=list)
+    parts: list[Collected] = field(default_factory=list)
+    events: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+
+    @property
+    def prompts(self) -> int:
+        return sum(b.layout.n_prompts for b in self.kept)
+
+
+class Collector:
+    """Makes the batch of a step. `surplus` are qualifying prompts that wait for the next step."""
+
+    def __init__(self, method: Method, source: Source, stream: PromptStream, wanted: int, rewriter: Rewriter) -> None:
+        self.method, self.source, self.stream, self.wanted = method, source, stream, wanted
+        self.rewriter = rewriter
+        self.surplus: Batch | None = None
+        self.filters = [s for s in method.selection if s.level == "prompt"]
+        self.refill = next((s for s in self.filters if isinstance(s, Refill)), None)
+
+    def __call__(
+        self, states: Mapping[str, Any], progress: Callable[[int], None] | None = None
+    ) -> tuple[Collected | None, Batch | None]:
+        """(the step's batch, everything sampled for it if a curriculum learns from it).
+
+        The first is None where no prompt qualified and the method says to go on.
+        """
+        curriculum = self.method.curriculum
+        memory = {} if curriculum is None else states.get(curriculum.state_key or "", {})
+        have = Gathering(kept=[] if self.surplus is None else [self.surplus])
+        self.surplus = None
+        while have.prompts < self.wanted:
+            have.rounds += 1
+            self._round(self.stream.take(self.wanted, memory), have, progress)
+            if self.refill is None or (self.refill.rounds and have.rounds >= self.refill.rounds):
+                break
+        learns = curriculum is not None and curriculum.state_key is not None and have.sampled
+        return self._merge(have), Batch.concat(have.sampled) if learns else None
+
+    def _round(self, prompts: list[Prompt], have: Gathering, progress: Callable[[int], None] | None) -> None:
+        """Sample these prompts and what is made of them; keep what the filters keep."""
+        batch = self._sample(prompts, have, progress)
+        have.sampled.append(batch)
+        if self.method.curriculum is not None and "variant" in self.method.curriculum.adds:
+            batch = batch.with_columns(None, variant=[""] * batch.layout.n_prompts)
+            made = self.rewriter(batch, prompts)
+            have.events.update(made.events)
+            have.parts[-1] = replace(
+                have.parts[-1],
+                generation_seconds=have.parts[-1].generation_seconds + made.seconds,
+                sampled_tokens=have.parts[-1].sampled_tokens + made.sampled_tokens,
+            )
+            if made.prompts:
+                extra = self._sample(list(made.prompts), have, progress)
+                batch = Batch.concat([batch, extra.with_columns(None, variant=list(made.labels))])
+        for selection in self.filters:
+            keep = selection(batch)
+            have.events[f"dropped by {type(selection).__name__}"] += int((~keep).sum())
+            if self.refill is not None and self.refill.when_dry == "fill" and not bool(keep.all()):
+                rest = batch.take_prompts(~keep)
+                have.dropped.append((rest, self.refill.tier(rest).tolist()))
+            batch = batch.take_prompts(keep)
+        if batch.layout.n_prompts:
+            have.kept.append(batch)
+
+    def _sample(self, prompts: list[Prompt], have: Gathering, progress: Callable[[int], None] | None) -> Batch:
+        made = self.source(prompts, progress)
+        have.parts.append(made)
+        have.events.update(made.events)
+        return made.batch
+
+    def _merge(self, have: Gathering) -> Collected | None:
+        refill, wanted = self.refill, self.wanted
+        if refill is not None:
+            have.events["sampling rounds"] += have.rounds
+            if have.prompts < wanted:
+                self._ran_dry(refill, have)
+        if not have.kept:
+            return None
+        batch = have.kept[0] if len(have.kept) == 1 else Batch.concat(have.kept)
+        if refill is not None and have.prompts > wanted and refill.surplus != "use":
+            if refill.surplus == "keep":
+                self.surplus = batch.take_prompts(range(wanted, have.prompts))
+            batch = batch.take_prompts(range(wanted))
+        names = dict.fromkeys(n for p in have.parts for n in p.parts)
+        means = {n: sum(p.parts.get(n, 0.0) for p in have.parts) / len(have.parts) for n in names}
+        return Collected(
+            batch,
+            have.events,
+            means,
+            sum(p.generation_seconds for p in have.parts),
+            sum(p.reward_seconds for p in have.parts),
+            sum(p.sampled_tokens for p in have.parts),
+        )
+
+    def _ran_dry(self, refill: Refill, have: Gathering) -> None:
+        """Too few prompts qualified in the rounds there are: go on, fill up, or stop, as the method says."""
+        have.events["sampling ran dry"] += 1
+        if refill.when_dry == "raise":
+            raise DataError(
+                f"after {have.rounds} rounds only {have.prompts} of {self.wanted} prompts were kept by "
+                f"{type(refill).__name__} ({refill.formula()}). Use other prompts, or when_dry=train"
+            )
+        if refill.when_dry != "fill":
+            return
+        ranked = sorted((tier, b, p) for b, (_, tiers) in enumerate(have.dropped) for p, tier in enumerate(tiers))
+        chosen = ranked[: self.wanted - have.prompts]
+        for b, (batch, _) in enumerate(have.dropped):
+            mine = sorted(p for _, at, p in chosen if at == b)
+            if mine:
+                have.kept.append(batch.take_prompts(mine))
+        have.events["filled with dropped prompts"] += len(chosen)
