@@ -52,12 +52,20 @@ def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> 
     return batch
 
 
+def mean_reward(batch: Batch) -> float | None:
+    """Mean reward of the scored responses; None where none is scored."""
+    values = batch.reward[batch.scored]
+    return float(values.mean()) if len(values) else None
+
+
 def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
     """Reward -> shaping -> advantage -> credit. Adds mask, (reward), sequence_advantage, advantage.
 
     An offline method only gets its mask.  Tokens off the mask have advantage 0.
     """
     batch = with_mask(method, batch)
+    if batch.sampled_reward is None and batch.has("reward"):
+        batch = replace(batch, sampled_reward=mean_reward(batch))
     for shaping in method.shaping:
         batch = provide(method, batch, shaping, scorer)
         batch = batch.with_columns(None, reward=shaping(batch))

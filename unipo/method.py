@@ -14,7 +14,7 @@ from typing import Any
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError, unknown
 from unipo.parts.average import Average, ConstantNormaliser, GroupMean, SequenceMean, TokenMean
-from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping, Signal
+from unipo.parts.part import Advantage, Credit, Guard, Objective, Part, Regulariser, Selection, Shaping, Signal
 from unipo.parts.shaping import SoftOverlong
 from unipo.parts.source import Source
 from unipo.signals import DEFAULT_SIGNALS
@@ -47,6 +47,12 @@ class Change:
     after: Any
 
 
+# The fields of a method that hold parts.
+PART_FIELDS = (
+    *("source", "selection", "shaping", "advantage", "credit"),
+    *("objective", "average", "regularisers", "extra", "guard"),
+)
+
 # A stage's columns come from these fields, in this order; a part may read what earlier stages made.
 _FIELD_STAGE = {
     "selection": "reward",
@@ -56,6 +62,7 @@ _FIELD_STAGE = {
     "objective": "forward",
     "regularisers": "forward",
     "extra": "forward",
+    "guard": "forward",
 }
 
 
@@ -64,7 +71,8 @@ class Method:
     """A named composition.
 
     selection, shaping, credit, regularisers, extra run in the order given.  average applies to the objective
-    and the regularisers; `extra` are further terms with averages of their own.  defaults: training settings the
+    and the regularisers; `extra` are further terms with averages of their own; `guard` may ask for an extra update.
+    defaults: training settings the
     source recommends (learning_rate, ...), used unless the user sets them.  notes: numbered implementation
     details; doubts: what the sources leave open.
     """
@@ -81,6 +89,7 @@ class Method:
     credit: tuple[Credit, ...] = ()
     regularisers: tuple[Regulariser, ...] = ()
     extra: tuple[Term, ...] = ()
+    guard: Guard | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -120,6 +129,14 @@ class Method:
         main = (Term(self.objective, self.average),)
         regular = tuple(Term(r, self._average_of(r), r.coefficient) for r in self.regularisers if r.coefficient)
         return main + regular + tuple(t for t in self.extra if t.coefficient)
+
+    @property
+    def replay(self) -> Method:
+        """The composition of the extra update that the guard asks for: one step, no other terms."""
+        guard = self.guard
+        objective = self.objective if guard is None or guard.objective is None else guard.objective
+        once = replace(self.source, epochs=1, minibatches=1)
+        return replace(self, source=once, objective=objective, regularisers=(), extra=(), guard=None)
 
     def _average_of(self, part: Objective) -> Average:
         return TokenMean() if isinstance(self.average, GroupMean) and part.level != "prompt" else self.average
@@ -194,6 +211,7 @@ class Method:
             if t.coefficient
         ]
         rows += [("average", self.average.formula() + "   (counted over the whole update batch)")]
+        rows += [("guard", self.guard.formula())] if self.guard is not None else []
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
@@ -217,6 +235,8 @@ def _parts(method: Method) -> Iterator[tuple[str, Part]]:
     for term in (t for t in method.extra if t.coefficient):
         yield "extra", term.objective
         yield "extra", term.average
+    if method.guard is not None:
+        yield "guard", method.guard
 
 
 def _changed(base: Any, path: str, value: Any, full: str) -> Any:
@@ -281,6 +301,15 @@ def _validate(method: Method) -> None:
             )
     for term in method.terms:
         _validate_average(where, term)
+    if method.advantage is not None and method.advantage.level != "sequence":
+        reader = next((part for _, part in method.parts if "sequence_advantage" in part.needs), None)
+        if reader is not None:
+            raise ConfigError(
+                f"{where}: {type(reader).__name__} needs one advantage per response, and "
+                f"{type(method.advantage).__name__} gives one per token"
+            )
+    if method.guard is not None and method.guard.objective is not None:
+        _validate(method.replay)
 
 
 def _validate_average(where: str, term: Term) -> None:
@@ -300,17 +329,7 @@ def _validate_average(where: str, term: Term) -> None:
 def diff(before: Method, after: Method) -> list[Change]:
     """What changes from one method to another, setting by setting."""
     changes: list[Change] = []
-    for name in (
-        "source",
-        "selection",
-        "shaping",
-        "advantage",
-        "credit",
-        "objective",
-        "average",
-        "regularisers",
-        "extra",
-    ):
+    for name in PART_FIELDS:
         changes += _diff_value(name, getattr(before, name), getattr(after, name))
     return changes
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.judge import judge, loss, provide_for_loss, remember, required_tokens, weigh, with_mask
+from unipo.method import PART_FIELDS as FIELDS
 from unipo.method import Method, diff
 from unipo.parts.source import Preferences
 from unipo.registry import catalogue
@@ -247,9 +248,6 @@ def test_memory_survives_a_step_and_a_save(method: Method, tmp_path_factory: pyt
 
 
 # -- the composition ------------------------------------------------------------------------------------------
-FIELDS = ("source", "selection", "shaping", "advantage", "credit", "objective", "average", "regularisers", "extra")
-
-
 @derived
 def test_diff_to_the_parent_names_what_changed_and_only_that(method: Method) -> None:
     parent = CATALOGUE[method.parent or ""]

@@ -7,5 +7,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     sequence,
     weights,
     evidence,
+    improvement,
     preference,
 )

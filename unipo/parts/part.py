@@ -176,6 +176,29 @@ class Regulariser(Objective):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Guard(Part):
+    """Watches the update batches, and may ask for an extra update on the one before, with other advantages.
+
+    The extra update comes before the usual one, on the weights that sampled `batch`.  Its loss is `objective` (None:
+    the method's own) under the method's average, without regularisers and extra terms; its ratio is against the
+    policy that sampled the stored batch.  The loop stores every judged batch until the next, and saves it in
+    checkpoints; what else a guard must know is its `remember`ed memory.
+    """
+
+    @property
+    def objective(self) -> Objective | None:
+        return None
+
+    def __call__(self, batch: Batch, stored: Batch | None) -> Tensor | None:
+        """[T of `stored`] advantages of the extra update, or None for none. stored: the judged batch before."""
+        raise NotImplementedError
+
+    def told(self, batch: Batch) -> Mapping[str, float]:
+        """Numbers for the metrics of this step, before `remember`."""
+        return {}
+
+
 def log_ratio(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """log(pi_new / pi_old) where `mask`, 0 elsewhere; clamped to +-20. new, old: [T], mask: [T] bool.
 

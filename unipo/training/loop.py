@@ -5,6 +5,7 @@ What differs between methods is in their parts; what must survive a kill is in `
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
 from unipo.training.ranks import Ranks
+from unipo.training.replay import Replays
 from unipo.training.scorer import RankedScorer
 from unipo.training.setup import Setup
 from unipo.training.source import Collected, Reader, Sampler
@@ -58,6 +60,11 @@ class Trainer:
                 self.ranks,
             )
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
+        self.replays = Replays(
+            *(self.method, self.policy, self.optimiser, self.ranks, self.scorer),
+            exact=setup.engine.exact,
+            recompute=self.old_logp == "recompute",
+        )
 
     # -- one step --------------------------------------------------------------------------------
     def step(self, progress: Callable[[int], None] | None = None) -> tuple[dict[str, float], Batch | None]:
@@ -75,9 +82,12 @@ class Trainer:
         if self.old_logp == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
             batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
         batch = judge(self.method, batch, self.scorer)
+        batch, extra, told = self.replays(batch)
         report = self._update(batch)
+        if extra is not None:
+            report.count(extra)
         self.states = dict(remember(self.method, batch).states)
-        metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report)
+        metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report) | told
         metrics["passes/extra"] = float(self.scorer.passes)
         metrics["epoch"] = self.stream.epoch
         metrics |= self._warnings(metrics)
@@ -135,6 +145,8 @@ class Trainer:
         if not kept:
             return None
         batch = kept[0] if len(kept) == 1 else Batch.concat(kept)
+        rewards = [r for p in parts for r in p.rewards]
+        batch = replace(batch, sampled_reward=math.fsum(rewards) / len(rewards) if rewards else None)
         if have > wanted:
             if getattr(refill, "surplus", "drop") == "keep":
                 self.surplus = batch.take_prompts(range(wanted, have))
@@ -179,6 +191,7 @@ class Trainer:
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.surplus,
+            "stored": self.replays.stored,
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -196,6 +209,7 @@ class Trainer:
         self.stream.drawn = state["drawn"]
         self.optimiser.load(state["optimiser"])
         self.states, self.surplus = state["states"], state["surplus"]
+        self.replays.stored = state["stored"]
         self.policy.updates = state["updates"]
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])

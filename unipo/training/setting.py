@@ -18,7 +18,7 @@ from typing import Any
 from unipo.errors import ConfigError, unknown
 from unipo.method import Method, Term
 from unipo.parts.average import Average
-from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping
+from unipo.parts.part import Advantage, Credit, Guard, Objective, Part, Regulariser, Selection, Shaping
 from unipo.parts.source import Source
 from unipo.training.config import fitted
 
@@ -33,6 +33,7 @@ COMPOSITION: dict[str, tuple[type[Any], bool]] = {
     "average": (Average, False),
     "regularisers": (Regulariser, True),
     "extra": (Term, True),
+    "guard": (Guard, False),
 }
 
 
@@ -56,7 +57,7 @@ def _whole(name: str, value: Any) -> Any:
     items = [read_part(v) if isinstance(v, str) else v for v in (value if isinstance(value, list | tuple) else [value])]
     if len(items) == 1 and isinstance(items[0], tuple):  # written as one text: "(A(), B())"
         items = list(items[0])
-    if name == "advantage" and items == [None]:
+    if name in ("advantage", "guard") and items == [None]:
         return None
     for item in items:
         if not isinstance(item, kind):

@@ -32,6 +32,12 @@ class Collected:
     reward_seconds: float = 0.0
     sampled_tokens: int = 0
 
+    @property
+    def rewards(self) -> list[float]:
+        """Of every scored response that was sampled."""
+        batch = self.batch
+        return batch.reward[batch.scored].tolist() if batch.has("reward") else []
+
 
 def prompt_seed(seed: int, draw: int) -> int:
     """Seed of the responses to the draw-th prompt of a run; the same on any number of ranks."""

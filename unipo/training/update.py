@@ -37,13 +37,19 @@ class UpdateReport:
     gap: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
 
+    def count(self, extra: UpdateReport) -> None:
+        """Add the work (not the losses) of an extra update of the same step."""
+        for name in ("positions", "computed", "pieces", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(extra, name))
+
 
 def run_updates(
     method: Method, batch: Batch, policy: Policy, optimiser: Optimiser, ranks: Ranks, scorer: Scorer, old_logp: str
 ) -> UpdateReport:
     """All optimiser steps on one judged batch.
 
-    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', or 'recompute'.
+    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', 'recompute', or 'stored' (the
+    batch has them).
     """
     start = time.perf_counter()
     report = UpdateReport()
