@@ -45,6 +45,7 @@ def _source_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "version": torch.zeros(tokens, dtype=torch.int64),
         "truncated": torch.rand(n, generator=generator) > 0.85,
         "sample_id": torch.arange(n),
+        "demonstration": torch.zeros(n, dtype=torch.bool),
         "prompt_id": torch.arange(prompts),
         "preference": layout.to_sequences(layout.group_sizes) - 1 - place,
         "row": [{} for _ in range(prompts)],

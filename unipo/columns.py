@@ -37,6 +37,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
     ("sample_id", "sequence", "source", "int: unique in the run"),
+    ("demonstration", "sequence", "source", "bool: came with the data, beside sampled ones; unscored, but learnt from"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
     ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
     ("row", "prompt", "source", "the data row (a dict)", "object"),

@@ -21,13 +21,14 @@ from unipo.parts.part import Part, Scorer
 
 
 def with_mask(method: Method, batch: Batch) -> Batch:
-    """Add `mask`: trainable tokens of scored responses that every token or sequence selection keeps.
+    """Add `mask`: trainable tokens of scored responses (and demonstrations) that every selection keeps.
 
     Prompt-level selections have already removed their prompts when the batch was collected.
     """
     mask: Tensor = batch.trainable
     if batch.has("scored"):
-        mask = mask & batch.layout.to_tokens(batch.scored)
+        counted = batch.scored | batch.demonstration if batch.has("demonstration") else batch.scored
+        mask = mask & batch.layout.to_tokens(counted)
     for part in method.selection:
         if part.level == "sequence":
             mask = mask & batch.layout.to_tokens(part(batch))
@@ -61,9 +62,17 @@ def mean_reward(batch: Batch) -> float | None:
 def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
     """Reward -> shaping -> advantage -> credit. Adds mask, (reward), sequence_advantage, advantage.
 
-    An offline method only gets its mask.  Tokens off the mask have advantage 0.
+    An offline method only gets its mask.  Tokens off the mask have advantage 0, as have demonstrations without a
+    score: what is beside the scored responses is no part of their statistics.
     """
     batch = with_mask(method, batch)
+    mask = batch.mask
+    if batch.has("demonstration"):
+        batch = batch.with_columns(None, mask=mask & batch.layout.to_tokens(batch.scored))
+    return _judged(method, batch, scorer).with_columns(None, mask=mask)
+
+
+def _judged(method: Method, batch: Batch, scorer: Scorer | None) -> Batch:
     if batch.sampled_reward is None and batch.has("reward"):
         batch = replace(batch, sampled_reward=mean_reward(batch))
     for shaping in method.shaping:

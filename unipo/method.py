@@ -13,7 +13,7 @@ from typing import Any
 
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError, unknown
-from unipo.parts.average import Average, ConstantNormaliser, GroupMean, SequenceMean, TokenMean
+from unipo.parts.average import Average, GroupMean, SequenceMean, TokenMean
 from unipo.parts.part import Advantage, Credit, Guard, Objective, Part, Regulariser, Selection, Shaping, Signal
 from unipo.parts.shaping import SoftOverlong
 from unipo.parts.source import Source
@@ -139,7 +139,7 @@ class Method:
         return replace(self, source=once, objective=objective, regularisers=(), extra=(), guard=None)
 
     def _average_of(self, part: Objective) -> Average:
-        return TokenMean() if isinstance(self.average, GroupMean) and part.level != "prompt" else self.average
+        return TokenMean() if isinstance(self.average.unwrapped, GroupMean) and part.level != "prompt" else self.average
 
     @property
     def parts(self) -> tuple[tuple[str, Part], ...]:
@@ -183,10 +183,10 @@ class Method:
     def bound_to(self, max_tokens: int) -> Method:
         """With lengths left open by the composition (0) filled in from the run's generation budget."""
         changes: dict[str, Any] = {}
-        average = _bound(self.average, max_tokens)
+        average = self.average.bound_to(max_tokens)
         if average != self.average:
             changes["average"] = average
-        extra = tuple(replace(t, average=_bound(t.average, max_tokens)) for t in self.extra)
+        extra = tuple(replace(t, average=t.average.bound_to(max_tokens)) for t in self.extra)
         if extra != self.extra:
             changes["extra"] = extra
         if any(isinstance(s, SoftOverlong) and not s.limit for s in self.shaping):
@@ -214,12 +214,6 @@ class Method:
         rows += [("guard", self.guard.formula())] if self.guard is not None else []
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
-
-
-def _bound(average: Average, max_tokens: int) -> Average:
-    """The same average, with a constant that was left open set to the generation budget."""
-    left_open = isinstance(average, ConstantNormaliser) and not average.length
-    return ConstantNormaliser(length=max_tokens) if left_open else average
 
 
 def _parts(method: Method) -> Iterator[tuple[str, Part]]:
@@ -314,12 +308,12 @@ def _validate(method: Method) -> None:
 
 def _validate_average(where: str, term: Term) -> None:
     unit, objective, average = term.objective.level, type(term.objective).__name__, type(term.average).__name__
-    if (unit == "prompt") != isinstance(term.average, GroupMean):
+    if (unit == "prompt") != isinstance(term.average.unwrapped, GroupMean):
         raise ConfigError(
             f"{where}: {objective} gives one loss per {unit}, which {average} does not average; "
             f"use {'GroupMean()' if unit == 'prompt' else 'TokenMean() or SequenceMean()'}"
         )
-    if unit == "sequence" and not isinstance(term.average, SequenceMean):
+    if unit == "sequence" and not isinstance(term.average.unwrapped, SequenceMean):
         raise ConfigError(
             f"{where}: {objective} gives one loss per response; {average} would weigh it by its length. "
             "Use SequenceMean()"

@@ -57,6 +57,23 @@ class Bigram:
         return [ord(c) % VOCABULARY for c in text]
 
 
+def with_demonstrations(batch: Batch) -> Batch:
+    """The last response of every prompt but one came with the data: no score, no known sampler."""
+    layout = batch.layout
+    shown = torch.zeros(layout.n_sequences, dtype=torch.bool)
+    shown[(layout.group_starts + layout.group_sizes - 1)[:-1]] = True
+    nothing = torch.full((layout.n_sequences,), float("nan"), dtype=torch.float64)
+    return batch.with_columns(
+        None,
+        demonstration=shown,
+        scored=batch.scored & ~shown,
+        truncated=batch.truncated & ~shown,
+        reward=torch.where(shown, nothing, batch.reward),
+        score=torch.where(shown, nothing, batch.score),
+        behaviour_logp=torch.where(layout.to_tokens(shown), 0.0, batch.behaviour_logp),
+    )
+
+
 class Spoiling(Bigram):
     """The same policy, but what it says of tool tokens is not a number."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bigram import Bigram, Spoiling, random_rollout
+from bigram import Bigram, Spoiling, random_rollout, with_demonstrations
 from torch import Tensor
 
 from unipo.batch import Batch
@@ -28,7 +28,9 @@ derived = pytest.mark.parametrize("method", [m for m in CATALOGUE.values() if m.
 
 def rollout(method: Method, seed: int) -> Batch:
     """A collected batch with exactly the columns the method's source promises, prompt selections applied."""
-    batch = random_rollout(seed, method.source.group, pairs=isinstance(method.source, Preferences))
+    mixed = "demonstration" in method.source.adds
+    batch = random_rollout(seed, method.source.group + mixed, pairs=isinstance(method.source, Preferences))
+    batch = with_demonstrations(batch) if mixed else batch
     batch = batch.without(*(set(batch.columns) - set(method.source.adds)))
     for part in method.selection:
         if part.level == "prompt":
@@ -165,7 +167,8 @@ def test_the_mask_is_trainable_scored_and_selected(method: Method) -> None:
     batch = with_mask(method, rollout(method, 0))
     assert not bool((batch.mask & ~batch.trainable).any())
     if batch.has("scored"):
-        assert not bool(batch.mask[~batch.layout.to_tokens(batch.scored)].any())
+        counted = batch.scored | batch.demonstration if batch.has("demonstration") else batch.scored
+        assert not bool(batch.mask[~batch.layout.to_tokens(counted)].any())
 
 
 @every_method

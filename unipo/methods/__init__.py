@@ -8,5 +8,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     weights,
     evidence,
     improvement,
+    hybrid,
     preference,
 )

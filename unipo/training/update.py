@@ -28,6 +28,7 @@ class UpdateReport:
     rate: float = 0.0
     steps: int = 0
     skipped: int = 0
+    refused: int = 0
     positions: int = 0
     computed: int = 0
     pieces: int = 0
@@ -39,7 +40,7 @@ class UpdateReport:
 
     def count(self, extra: UpdateReport) -> None:
         """Add the work (not the losses) of an extra update of the same step."""
-        for name in ("positions", "computed", "pieces", "seconds"):
+        for name in ("positions", "computed", "pieces", "refused", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(extra, name))
 
 
@@ -56,10 +57,9 @@ def run_updates(
     if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
-    wants_entropy = "entropy" in method.needs
     for _ in range(method.source.epochs):
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report)
+            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, report)
             policy.updates += 1
             policy.update_reference()
     report.seconds = time.perf_counter() - start
@@ -72,7 +72,6 @@ def _one_step(
     policy: Policy,
     optimiser: Optimiser,
     ranks: Ranks,
-    wants_entropy: bool,
     report: UpdateReport,
 ) -> None:
     optimiser.zero()
@@ -82,8 +81,7 @@ def _one_step(
         return
     totals: dict[str, float] = {}
     for piece, wanted in micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks):
-        columns = policy.columns(piece, wanted, entropy=wants_entropy)
-        live = piece.with_columns(None, **columns)
+        live = forward(method, piece, wanted, policy)
         value = loss(method, live)
         if not bool(torch.isfinite(value.total)):
             raise TrainingError(
@@ -99,10 +97,17 @@ def _one_step(
         report.positions += piece.layout.n_tokens + piece.layout.n_context
     ranks.sum_gradients([p for _, p in optimiser.named])
     report.rate = optimiser.rate
+    refused = optimiser.refused
     report.grad_norm = optimiser.step()
+    report.refused += optimiser.refused - refused
     report.steps += 1
     for name, x in _summed(totals, ranks).items():
         report.losses[name] = report.losses.get(name, 0.0) + x
+
+
+def forward(method: Method, piece: Batch, wanted: Tensor, policy: Policy) -> Batch:
+    """A micro-batch with the live columns its method reads, from the pass with gradient."""
+    return piece.with_columns(None, **policy.columns(piece, wanted, entropy="entropy" in method.needs))
 
 
 def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
@@ -141,7 +146,11 @@ def micro_batches(
 
 
 def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:
-    """Keep the log-ratios of computed tokens for metrics (detached)."""
+    """Keep the log-ratios of computed tokens that were sampled, or read by an offline method, for metrics (detached)."""
+    if live.has("demonstration"):
+        wanted = wanted & ~live.layout.to_tokens(live.demonstration)
+        if not bool(wanted.any()):
+            return
     logp = live.logp.detach()[wanted]
     if live.has("old_logp"):
         report.ratio.append((logp - live.old_logp[wanted]).to(torch.float32))
