@@ -40,6 +40,8 @@ COLUMNS: dict[str, Column] = _columns(
     ("demonstration", "sequence", "source", "bool: came with the data, beside sampled ones; unscored, but learnt from"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
     ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
+    ("prompt", "prompt", "source", "the prompt as text or chat messages", "object"),
+    ("solution", "prompt", "source", "a worked solution that came with the data, as text, or None", "object"),
     ("row", "prompt", "source", "the data row (a dict)", "object"),
     ("text", "sequence", "source", "decoded response, for rewards and people; never re-encoded", "object"),
     ("answer", "prompt", "source", "ground-truth answer as text, or None", "object"),
@@ -51,11 +53,13 @@ COLUMNS: dict[str, Column] = _columns(
     ("reference_logp", "token", "signal", "log-prob under the reference policy"),
     ("evidence_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows the right answer"),
     ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
+    ("teacher_context", "sequence", "signal", "token ids of the prompt its teacher sees, or None", "object"),
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
     ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
+    ("divergence", "token", "forward", "divergence of the current policy from its teacher, with gradient"),
 )
 
 

@@ -14,7 +14,18 @@ from typing import Any
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError, unknown
 from unipo.parts.average import Average, GroupMean, SequenceMean, TokenMean
-from unipo.parts.part import Advantage, Credit, Guard, Objective, Part, Regulariser, Selection, Shaping, Signal
+from unipo.parts.part import (
+    Advantage,
+    Credit,
+    Divergence,
+    Guard,
+    Objective,
+    Part,
+    Regulariser,
+    Selection,
+    Shaping,
+    Signal,
+)
 from unipo.parts.shaping import SoftOverlong
 from unipo.parts.source import Source
 from unipo.signals import DEFAULT_SIGNALS
@@ -177,7 +188,14 @@ class Method:
             yield from part.signals
         yield from DEFAULT_SIGNALS
 
+    @property
+    def divergence(self) -> Divergence | None:
+        """What the policy's pass measures against a teacher, if some term reads it."""
+        return next((d for t in self.terms if (d := t.objective.divergence) is not None), None)
+
     def needs_reference(self) -> bool:
+        if self.divergence is not None and self.divergence.weights == "reference":
+            return True
         return any("reference_logp" in s.adds for s in self.signals)
 
     def bound_to(self, max_tokens: int) -> Method:
@@ -283,6 +301,8 @@ def _validate(method: Method) -> None:
             ):
                 continue
             hint = f"it exists after the {known.stage} stage"
+            if known.stage == "signal":
+                hint = "no part of the method provides it"
             if known.stage in ("source", "reward"):
                 hint = f"the source {type(method.source).__name__} does not provide it"
             if known.stage in ("advantage", "credit"):
@@ -302,6 +322,8 @@ def _validate(method: Method) -> None:
                 f"{where}: {type(reader).__name__} needs one advantage per response, and "
                 f"{type(method.advantage).__name__} gives one per token"
             )
+    if len({d for t in method.terms if (d := t.objective.divergence) is not None}) > 1:
+        raise ConfigError(f"{where}: two terms ask for different divergences from the teacher; one pass measures one")
     if method.guard is not None and method.guard.objective is not None:
         _validate(method.replay)
 

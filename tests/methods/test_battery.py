@@ -50,7 +50,7 @@ def ready(method: Method, seed: int, scorer: type[Bigram] = Bigram) -> tuple[Met
 
 def step(method: Method, policy: Bigram, batch: Batch) -> tuple[Tensor, Tensor]:
     """(loss, gradient by the policy's parameters)."""
-    total = loss(method, policy.live(batch)).total
+    total = loss(method, policy.live(batch, method.divergence)).total
     if not total.requires_grad:
         return total, torch.zeros_like(policy.theta)
     (gradient,) = torch.autograd.grad(total, policy.theta)
@@ -125,8 +125,9 @@ def test_what_needs_no_gradient_can_be_left_out(method: Method, seed: int) -> No
 @pytest.mark.parametrize("seed", SEEDS)
 def test_required_tokens_cover_every_gradient(method: Method, seed: int) -> None:
     method, policy, batch = ready(method, seed)
-    live = policy.live(batch)
-    leaves = {name: getattr(live, name).detach().requires_grad_() for name in ("logp", "entropy")}
+    live = policy.live(batch, method.divergence)
+    names = [name for name in ("logp", "entropy", "divergence") if live.has(name)]
+    leaves = {name: getattr(live, name).detach().requires_grad_() for name in names}
     total = loss(method, batch.with_columns(None, **leaves)).total
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     moved = torch.stack([g != 0 for g in gradients if g is not None]).any(0)
@@ -146,7 +147,7 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         if batch.has(name):
             torch.testing.assert_close(spoiled.columns[name], batch.columns[name], rtol=0, atol=0)
 
-    live = policy.live(spoiled)
+    live = policy.live(spoiled, method.divergence)
     off = ~live.mask
     for name, poison in {
         "logp": float("-inf"),
@@ -154,6 +155,7 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         "reference_logp": float("nan"),
         "behaviour_logp": float("nan"),
         "entropy": float("inf"),
+        "divergence": float("inf"),
     }.items():
         if live.has(name):
             live = live.with_columns(None, **{name: torch.where(off, poison, getattr(live, name))})
@@ -212,7 +214,7 @@ def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_zero(method: Meth
 def test_models_are_asked_only_for_what_is_needed_and_once(method: Method) -> None:
     _, policy, batch = ready(method, 0)
     asked = [weights for weights, _ in policy.calls]
-    assert asked.count("reference") == int(method.needs_reference())
+    assert asked.count("reference") == int(any("reference_logp" in s.adds for s in method.signals))
     assert asked.count("policy") <= len([c for s in method.signals for c in s.adds if c != "reference_logp"])
     assert not batch.has("logp")
 

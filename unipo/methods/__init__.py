@@ -9,5 +9,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     evidence,
     improvement,
     hybrid,
+    distillation,
     preference,
 )

@@ -7,14 +7,14 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from unipo.batch import Batch
+from unipo.batch import Batch, Value
 
 # Beyond +-20 a ratio of probabilities is no longer information (e^20 = 5e8), and e^89 overflows float32.
 LOG_RATIO_LIMIT = 20.0
@@ -68,6 +68,14 @@ class Scorer(Protocol):
         """Token ids of a piece of text, without special tokens."""
         ...
 
+    def prompt(self, prompt: Any) -> list[int]:
+        """Token ids of a prompt (text or chat messages), rendered as those of the run."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say, without special tokens and without their names."""
+        ...
+
 
 @dataclass(frozen=True)
 class Signal(Part):
@@ -82,7 +90,7 @@ class Signal(Part):
         """False when nothing will read the columns at this step, so the passes can be saved."""
         return True
 
-    def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, scorer: Scorer) -> Mapping[str, Value]:
         raise NotImplementedError
 
 
@@ -146,6 +154,21 @@ class Pieces:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """What the policy's pass is to measure against a teacher: fills the live column `divergence`.
+
+    The teacher sees `teacher_context` in place of the prompt.  kind, beta: see `unipo.parts.teacher`; top: 0 for the
+    whole vocabulary; temperature: None for that of sampling; weights: 'policy' or 'reference'.
+    """
+
+    kind: str = "jsd"
+    beta: float = 0.5
+    top: int = 0
+    temperature: float | None = None
+    weights: str = "reference"
+
+
+@dataclass(frozen=True)
 class Objective(Part):
     """A loss per unit, before averaging.
 
@@ -162,6 +185,11 @@ class Objective(Part):
         """[T] bool: tokens whose log-prob can receive gradient. Others are never computed."""
         mask: Tensor = batch.mask
         return mask
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """What `batch.divergence` must hold, for an objective that reads it."""
+        return None
 
     def pieces(self, batch: Batch) -> Pieces:
         raise NotImplementedError(f"{type(self).__name__} does not factor into mask, ratio and advantage")

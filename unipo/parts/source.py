@@ -20,7 +20,16 @@ class Source(Part):
     minibatches: int = 1
     online: ClassVar[bool] = False
     reads_responses: ClassVar[bool] = True
-    adds: ClassVar[tuple[str, ...]] = ("context", "tokens", "trainable", "sample_id", "prompt_id", "row", "answer")
+    adds: ClassVar[tuple[str, ...]] = (
+        "context",
+        "tokens",
+        "trainable",
+        "sample_id",
+        "prompt_id",
+        "prompt",
+        "row",
+        "answer",
+    )
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatches < 1:
@@ -64,6 +73,17 @@ class OnPolicy(Source):
 
     def formula(self) -> str:
         return f"y_1..y_{self.group_size} ~ pi_old(.|x), {self.updates} update(s) per batch"
+
+
+@dataclass(frozen=True)
+class Solved(OnPolicy):
+    """Sampled responses; the response that came with the prompt's data row is there to be shown, not to be learnt."""
+
+    reads_responses: ClassVar[bool] = True
+    adds: ClassVar[tuple[str, ...]] = (*OnPolicy.adds, "solution")
+
+    def formula(self) -> str:
+        return f"{super().formula()}; a solution of x ~ data"
 
 
 @dataclass(frozen=True)

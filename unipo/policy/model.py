@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from transformers import logging as hf_logging
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, MissingExtra
+from unipo.parts.part import Divergence
 from unipo.policy import attention, layer
+from unipo.policy.distribution import divergence, top_divergence
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.policy.teacher import edited
+from unipo.tasks.chat import Chat, control_tokens, encode_prompt
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -74,15 +78,52 @@ class Policy:
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31)
 
     # -- scoring ---------------------------------------------------------------------------------
-    def columns(self, batch: Batch, required: Tensor, entropy: bool = False) -> dict[str, Tensor]:
-        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required."""
+    def columns(
+        self, batch: Batch, required: Tensor, entropy: bool = False, against: Divergence | None = None
+    ) -> dict[str, Tensor]:
+        """Live columns of one micro-batch: logp (entropy, divergence), with gradient, 0 on tokens not required.
+
+        against: the divergence to measure from the teacher, who sees `batch.teacher_context` for a prompt.
+        """
         plan = make_plan(batch, required)
-        logp, ent = self._score(self.model, plan, entropy)
+        states = self._hidden(self.model, plan)
+        logp, ent = self._logp(self.model, states, plan.target, entropy)
         filled = {"logp": torch.zeros(batch.layout.n_tokens, dtype=logp.dtype, device=logp.device)}
         filled["logp"] = filled["logp"].index_copy(0, plan.required, logp)
         if entropy:
             filled["entropy"] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, ent)
+        if against is not None:
+            apart = self._divergence(states, plan.target, logp, against, batch, required)
+            filled["divergence"] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, apart)
         return filled
+
+    def _divergence(
+        self, states: Tensor, target: Tensor, logp: Tensor, against: Divergence, batch: Batch, required: Tensor
+    ) -> Tensor:
+        """[R] divergence of the policy from its teacher at the required tokens. states: [R, d], logp: [R]."""
+        if len(states) == 0:
+            return torch.zeros_like(logp)
+        own, other = self._whole_head(self.model), torch.empty(0)
+        with torch.no_grad(), self._weights(against.weights) as model:
+            pieces = edited(batch, required).split_by_tokens(self.spec.micro_tokens or None)
+            other = torch.cat([self._hidden(model, make_plan(piece, piece.required)) for piece in pieces])
+            head = own if model is self.model and against.weights == "policy" else self._whole_head(model)
+            spec = self._head_spec(model, against.temperature)
+            if against.kind == "sampled":
+                taught, _ = linear_logp(other, head, target, spec)
+        if against.kind == "sampled":
+            said = logp if spec.temperature == self.temperature else linear_logp(states, own, target, spec)[0]
+            return (said - taught).detach() * said
+        if against.top:
+            return top_divergence(states, own, other, head, against.top, against.kind, against.beta, spec)
+        return divergence(states, own, other, head, against.kind, against.beta, spec)
+
+    def _whole_head(self, model: nn.Module) -> Tensor:
+        """[V, d] output weight of a model without bias, which whole distributions do not carry."""
+        weight, bias = head_weight(causal_of(model))
+        if bias is not None:
+            raise ConfigError("whole distributions of models whose output layer has a bias are not supported")
+        return weight
 
     @torch.no_grad()
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
@@ -91,7 +132,8 @@ class Policy:
         done = 0
         with self._weights(weights) as model:
             for piece in batch.split_by_tokens(self.spec.micro_tokens or None):
-                value, _ = self._score(model, make_plan(piece), False)
+                plan = make_plan(piece)
+                value, _ = self._logp(model, self._hidden(model, plan), plan.target, False)
                 out = out.to(value.dtype)
                 out[done : done + len(value)] = value
                 done += len(value)
@@ -100,7 +142,19 @@ class Policy:
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+    def prompt(self, prompt: Any, chat: Chat = "auto") -> list[int]:
+        """Token ids of a prompt, text or messages, ready to be continued."""
+        return encode_prompt(self.tokenizer, prompt, chat)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say; special tokens, and text that spells one, are left out."""
+        text = str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        for name in control_tokens(self.tokenizer):
+            text = text.replace(name, "")
+        return text
+
+    def _hidden(self, model: nn.Module, plan: Plan) -> Tensor:
+        """[R, d] hidden states that predict the required tokens of a plan."""
         causal = causal_of(model)
         if plan.longest > self.context_window:
             raise DataError(
@@ -109,11 +163,15 @@ class Policy:
             )
         with self._autocast():
             hidden = backbone_hidden(causal, plan)
-        weight, bias = head_weight(causal)
-        spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
-        if self.spec.compute == "bfloat16":
-            spec = replace(spec, compute=torch.bfloat16)
-        return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+        return hidden[plan.read]
+
+    def _logp(self, model: nn.Module, states: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+        weight, bias = head_weight(causal_of(model))
+        return linear_logp(states, weight, target, replace(self._head_spec(model), entropy=entropy), bias)
+
+    def _head_spec(self, model: nn.Module, temperature: float | None = None) -> HeadSpec:
+        spec = replace(head_spec(causal_of(model).config), temperature=temperature or self.temperature)
+        return replace(spec, compute=torch.bfloat16) if self.spec.compute == "bfloat16" else spec
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":

@@ -39,7 +39,7 @@ class Trainer:
         self.config: TrainConfig = setup.config
         self.method = setup.method
         self.policy = setup.policy
-        self.scorer = RankedScorer(self.policy, self.ranks)
+        self.scorer = RankedScorer(self.policy, self.ranks, chat=self.config.data.chat)
         self.stream = PromptStream(setup.train, self.config.seed)
         total = self.config.steps * self.method.source.updates
         self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
@@ -88,7 +88,7 @@ class Trainer:
             report.count(extra)
         self.states = dict(remember(self.method, batch).states)
         metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report) | told
-        metrics["passes/extra"] = float(self.scorer.passes)
+        metrics["passes/extra"] = float(self.scorer.passes + report.passes)
         metrics["epoch"] = self.stream.epoch
         metrics |= self._warnings(metrics)
         metrics |= self._speed(collected, report, time.perf_counter() - start)

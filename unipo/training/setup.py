@@ -71,7 +71,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     config = replace(config, optim=resolve_optim(config.optim, method.defaults))
     task = task or load_task(config.data, method)
     chosen = _reward(method, config.data, reward, task)
-    policy = load_policy(_with_starter(config.policy), config.sampling.temperature)
+    policy = load_policy(_with_reference(_with_starter(config.policy), method), config.sampling.temperature)
     config = replace(config, policy=policy.spec)
     if method.needs_reference():
         policy.make_reference()
@@ -87,6 +87,12 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
 
 def _with_starter(spec: PolicySpec) -> PolicySpec:
     return replace(spec, model=model_path(spec.model))
+
+
+def _with_reference(spec: PolicySpec, method: Method) -> PolicySpec:
+    """The kind of reference that the method recommends, unless the user named one."""
+    advised = {k: method.defaults[k] for k in ("reference", "reference_decay") if k in method.defaults}
+    return replace(spec, **advised) if spec.reference == "auto" else spec
 
 
 def model_path(name: str) -> str:

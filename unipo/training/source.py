@@ -61,6 +61,7 @@ class Sampler:
         self.policy, self.engine, self.reward = policy, engine, reward
         self.group = method.source.group
         self.mixed = "demonstration" in method.source.adds
+        self.solved = "solution" in method.source.adds
         self.sampling, self.seed, self.ranks = sampling, seed, ranks
 
     def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
@@ -88,6 +89,9 @@ class Sampler:
         sampled = sum(len(r.tokens) for g in ordered for r in g)
         shown = add_demonstrations(prompts, ordered, texts, scores) if self.mixed else None
         batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
+        if self.solved:
+            solutions = [p.example.responses[0].text if p.example.responses else None for p in prompts]
+            batch = batch.with_columns(None, solution=solutions)
         if shown is not None:
             batch = batch.with_columns(None, demonstration=shown)
         return Collected(
@@ -209,6 +213,7 @@ def rollout_batch(
         truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
         sample_id=torch.tensor(ids, dtype=torch.int64),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
+        prompt=[p.example.prompt for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[t for g in texts for t in g],
@@ -258,6 +263,7 @@ def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
             [p.draw * 1_000_000 + j for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
         ),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
+        prompt=[p.example.prompt for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[p.example.responses[j].text for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))],

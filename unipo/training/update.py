@@ -32,6 +32,7 @@ class UpdateReport:
     positions: int = 0
     computed: int = 0
     pieces: int = 0
+    passes: int = 0
     seconds: float = 0.0
     ratio: list[Tensor] = field(default_factory=list)
     clipped: list[Tensor] = field(default_factory=list)
@@ -40,7 +41,7 @@ class UpdateReport:
 
     def count(self, extra: UpdateReport) -> None:
         """Add the work (not the losses) of an extra update of the same step."""
-        for name in ("positions", "computed", "pieces", "refused", "seconds"):
+        for name in ("positions", "computed", "pieces", "passes", "refused", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(extra, name))
 
 
@@ -58,6 +59,7 @@ def run_updates(
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
     for _ in range(method.source.epochs):
+        report.passes += method.divergence is not None
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
             _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, report)
             policy.updates += 1
@@ -107,7 +109,8 @@ def _one_step(
 
 def forward(method: Method, piece: Batch, wanted: Tensor, policy: Policy) -> Batch:
     """A micro-batch with the live columns its method reads, from the pass with gradient."""
-    return piece.with_columns(None, **policy.columns(piece, wanted, entropy="entropy" in method.needs))
+    columns = policy.columns(piece, wanted, "entropy" in method.needs, method.divergence)
+    return piece.with_columns(None, **columns)
 
 
 def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
