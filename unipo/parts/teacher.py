@@ -181,7 +181,7 @@ class Distillation(Objective):
         l_t = min(sg[rho_t], cap) D_t,   D = divergence of p = pi(.|x, y_<t) from p_T
     kind: 'jsd' (generalised Jensen-Shannon, beta), 'kl' KL(p||p_T), 'reverse_kl' KL(p_T||p), or 'sampled', whose
     gradient is that of KL(p||p_T) estimated at the sampled token.  top: only the policy's so many likeliest tokens
-    and one bucket for the rest; 0: the whole vocabulary.  temperature: of both distributions, None: that of sampling.
+    and one bucket for the rest; 0 (or more than there are): the whole vocabulary.  temperature: of both distributions, None: that of sampling.
     cap: bound on the detached ratio against the policy that sampled; None leaves the ratio out.  weights: the
     teacher's, 'reference' or the 'policy' as it is now.  No gradient reaches the teacher.
     Source: OPSD (arXiv 2601.18734), opsd_trainer.py; SDPO (2601.20802), lasgroup/SDPO core_algos.py; GKD (2306.13649).

@@ -114,7 +114,7 @@ class Policy:
         if against.kind == "sampled":
             said = logp if spec.temperature == self.temperature else linear_logp(states, own, target, spec)[0]
             return (said - taught).detach() * said
-        if against.top:
+        if 0 < against.top < len(own):  # a smaller vocabulary is whole
             return top_divergence(states, own, other, head, against.top, against.kind, against.beta, spec)
         return divergence(states, own, other, head, against.kind, against.beta, spec)
 
