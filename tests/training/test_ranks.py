@@ -25,7 +25,7 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-@pytest.mark.parametrize("method", ["cepo", "dpo"])
+@pytest.mark.parametrize("method", ["cepo", "dpo", "hpt", "sdpo"])
 def test_two_ranks_give_the_loss_curve_of_one(method: str, tmp_path: Path) -> None:
     quick(tmp_path / "one", method, steps=3)
     script = tmp_path / "script.py"
