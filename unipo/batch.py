@@ -39,7 +39,8 @@ class Batch:
     """Columns at four levels over one layout.
 
     step: 1-based number of the update this batch feeds, for parts with a schedule; total_steps: of the run.
-    states: what stateful parts remember (see `unipo.parts.part`), by part key.
+    states: what stateful parts remember (see `unipo.parts.part`), by part key.  sampled_reward: mean reward of all
+    that was sampled for this update, before selections and shaping.
     """
 
     layout: Layout
@@ -48,6 +49,7 @@ class Batch:
     step: int = 1
     total_steps: int = 1
     states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sampled_reward: float | None = None
 
     @staticmethod
     def of(layout: Layout, **columns: Value) -> Batch:
@@ -167,6 +169,7 @@ class Batch:
         tensors |= {f"layout.{name}": getattr(self.layout, name).clone().contiguous() for name in _LAYOUT}
         states = {key: dict(state) for key, state in self.states.items()}
         meta = {"levels": dict(self.levels), "step": self.step, "total_steps": self.total_steps}
+        meta["sampled_reward"] = self.sampled_reward
         for name, value in (*objects.items(), ("states", states)):
             try:
                 json.dumps(value)
@@ -187,7 +190,8 @@ class Batch:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
         layout = Layout(*(tensors.pop(f"layout.{name}") for name in _LAYOUT))
         columns = tensors | meta["objects"]
-        return Batch(layout, columns, meta["levels"], meta["step"], meta["total_steps"], meta["states"])
+        said = {k: meta.get(k) for k in ("levels", "step", "total_steps", "states", "sampled_reward")}
+        return Batch(layout, columns, **said)
 
 
 _LAYOUT = ("seq_lengths", "group_sizes", "context_lengths")

@@ -45,8 +45,11 @@ def _source_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "version": torch.zeros(tokens, dtype=torch.int64),
         "truncated": torch.rand(n, generator=generator) > 0.85,
         "sample_id": torch.arange(n),
+        "demonstration": torch.zeros(n, dtype=torch.bool),
         "prompt_id": torch.arange(prompts),
         "preference": layout.to_sequences(layout.group_sizes) - 1 - place,
+        "prompt": [f"prompt {i}" for i in range(prompts)],
+        "solution": [f"solution {i}" for i in range(prompts)],
         "row": [{} for _ in range(prompts)],
         "text": [f"response {i}" for i in range(n)],
         "answer": [str(i) for i in range(prompts)],
@@ -68,7 +71,7 @@ def _reward_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
     }
 
 
-def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> dict[str, Value]:
     layout, tokens = batch.layout, batch.layout.n_tokens
     logp = -_normal(generator, tokens).abs() - 0.05
     near = {
@@ -83,6 +86,8 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
         "advantage": torch.where(mask, layout.to_tokens(sequence_advantage), 0.0),
         "logp": logp.clone().requires_grad_(),
         "entropy": _normal(generator, tokens).abs().requires_grad_(),
+        "divergence": _normal(generator, tokens).abs().requires_grad_(),
+        "teacher_context": [[1, 2] for _ in range(layout.n_sequences)],
     }
 
 
@@ -95,6 +100,7 @@ _SPOILED = {
     "evidence_logp": ("-inf", "nan"),
     "counter_logp": ("-inf", "inf"),
     "entropy": ("nan", "inf"),
+    "divergence": ("inf", "nan"),
 }
 
 

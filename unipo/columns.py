@@ -38,8 +38,11 @@ COLUMNS: dict[str, Column] = _columns(
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
     ("sample_id", "sequence", "source", "int: unique in the run"),
+    ("demonstration", "sequence", "source", "bool: came with the data, beside sampled ones; unscored, but learnt from"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
     ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
+    ("prompt", "prompt", "source", "the prompt as text or chat messages", "object"),
+    ("solution", "prompt", "source", "a worked solution that came with the data, as text, or None", "object"),
     ("row", "prompt", "source", "the data row (a dict)", "object"),
     ("variant", "prompt", "source", "what was made of the data's prompt by rewriting it; '' for itself", "object"),
     ("text", "sequence", "source", "decoded response, for rewards and people; never re-encoded", "object"),
@@ -59,11 +62,13 @@ COLUMNS: dict[str, Column] = _columns(
     ("first_call", "sequence", "signal", "int: tokens before the first call of a tool, -1 without one"),
     ("disagreement", "token", "signal", "how much the group's next-token distributions differ at this place, nats"),
     ("hard", "sequence", "signal", "bool: answers a prompt the policy mostly fails, or one rewritten from such"),
+    ("teacher_context", "sequence", "signal", "token ids of the prompt its teacher sees, or None", "object"),
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
     ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
+    ("divergence", "token", "forward", "divergence of the current policy from its teacher, with gradient"),
 )
 
 

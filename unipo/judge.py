@@ -21,14 +21,15 @@ from unipo.parts.part import Derived, Part, Scorer, Selection, Signal
 
 
 def with_mask(method: Method, batch: Batch) -> Batch:
-    """Add `mask`: trainable tokens of scored responses that every token or sequence selection keeps.
+    """Add `mask`: trainable tokens of scored responses (and demonstrations) that every selection keeps.
 
     Prompt-level selections have already removed their prompts when the batch was collected; late ones follow
     after credit.
     """
     mask: Tensor = batch.trainable
     if batch.has("scored"):
-        mask = mask & batch.layout.to_tokens(batch.scored)
+        counted = batch.scored | batch.demonstration if batch.has("demonstration") else batch.scored
+        mask = mask & batch.layout.to_tokens(counted)
     for part in method.selection:
         if part.level != "prompt" and not part.late:
             mask = mask & _kept_tokens(part, batch)
@@ -64,12 +65,29 @@ def with_signal(batch: Batch, signal: Signal, scorer: Scorer | None = None) -> B
     return batch
 
 
+def known_rewards(batch: Batch) -> Tensor:
+    """Rewards of the scored responses; none where the source gives no rewards."""
+    return batch.reward[batch.scored] if batch.has("reward") else torch.zeros(0, dtype=torch.float64)
+
+
 def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
     """Reward -> shaping -> advantage -> credit -> late selections. Adds mask, (reward), sequence_advantage, advantage.
 
-    An offline method only gets its mask.  Tokens off the mask have advantage 0.
+    An offline method only gets its mask.  Tokens off the mask have advantage 0, as have demonstrations without a
+    score: what is beside the scored responses is no part of their statistics.
     """
     batch = with_mask(method, batch)
+    if not batch.has("demonstration"):
+        return _judged(method, batch, scorer)
+    beside = batch.mask & ~batch.layout.to_tokens(batch.scored)
+    batch = _judged(method, batch.with_columns(None, mask=batch.mask & ~beside), scorer)
+    return batch.with_columns(None, mask=batch.mask | beside)
+
+
+def _judged(method: Method, batch: Batch, scorer: Scorer | None) -> Batch:
+    if batch.sampled_reward is None:
+        rewards = known_rewards(batch)
+        batch = replace(batch, sampled_reward=float(rewards.mean()) if len(rewards) else None)
     for shaping in method.shaping:
         batch = provide(method, batch, shaping, scorer)
         batch = batch.with_columns(None, reward=shaping(batch))

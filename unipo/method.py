@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from unipo.columns import COLUMNS, STAGES
+from unipo.columns import COLUMNS
 from unipo.errors import ConfigError, unknown
-from unipo.parts.average import Average, ConstantNormaliser, GroupMean, SequenceMean, TokenMean
-from unipo.parts.part import Advantage, Credit, Curriculum, Objective, Part, Regulariser, Selection, Shaping, Signal
-from unipo.parts.shaping import SoftOverlong
+from unipo.parts.average import Average, GroupMean, TokenMean
+from unipo.parts.curriculum import Curriculum
+from unipo.parts.guard import Guard
+from unipo.parts.part import Advantage, Credit, Divergence, Objective, Part, Regulariser, Selection, Shaping, Signal
 from unipo.parts.source import Source
 from unipo.signals import DEFAULT_SIGNALS
+from unipo.validate import validate
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,11 @@ class Change:
     after: Any
 
 
-# A stage's columns come from these fields, in this order; a part may read what earlier stages made.
-_FIELD_STAGE = {
-    "curriculum": "reward",
-    "selection": "reward",
-    "shaping": "signal",
-    "advantage": "signal",
-    "credit": "advantage",
-    "objective": "forward",
-    "regularisers": "forward",
-    "extra": "forward",
-}
+# The fields of a method that hold parts.
+PART_FIELDS = (
+    *("curriculum", "source", "selection", "shaping", "advantage", "credit"),
+    *("objective", "average", "regularisers", "extra", "guard"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,9 @@ class Method:
 
     selection, shaping, credit, regularisers, extra run in the order given.  average applies to the objective
     and the regularisers; `extra` are further terms with averages of their own.  curriculum: which prompts come
-    next; without one every prompt comes once per pass over the data.  defaults: training settings the
-    source recommends (learning_rate, ...), used unless the user sets them.  notes: numbered implementation
-    details; doubts: what the sources leave open.
+    next; without one every prompt comes once per pass over the data.  guard: may ask for an extra update.
+    defaults: training settings the source recommends (learning_rate, ...), used unless the user sets them.  notes:
+    numbered implementation details; doubts: what the sources leave open.
     """
 
     name: str
@@ -84,6 +80,7 @@ class Method:
     credit: tuple[Credit, ...] = ()
     regularisers: tuple[Regulariser, ...] = ()
     extra: tuple[Term, ...] = ()
+    guard: Guard | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -91,7 +88,7 @@ class Method:
     parent: str | None = None
 
     def __post_init__(self) -> None:
-        _validate(self)
+        validate(self)
 
     def but(self, **changes: Any) -> Method:
         """This method with some fields replaced. A new `name` makes this one the parent.
@@ -124,8 +121,16 @@ class Method:
         regular = tuple(Term(r, self._average_of(r), r.coefficient) for r in self.regularisers if r.coefficient)
         return main + regular + tuple(t for t in self.extra if t.coefficient)
 
+    @property
+    def replay(self) -> Method:
+        """The composition of the extra update that the guard asks for: one step, no other terms."""
+        guard = self.guard
+        objective = self.objective if guard is None or guard.objective is None else guard.objective
+        once = replace(self.source, epochs=1, minibatches=1)
+        return replace(self, source=once, objective=objective, regularisers=(), extra=(), guard=None)
+
     def _average_of(self, part: Objective) -> Average:
-        return TokenMean() if isinstance(self.average, GroupMean) and part.level != "prompt" else self.average
+        return TokenMean() if isinstance(self.average.unwrapped, GroupMean) and part.level != "prompt" else self.average
 
     @property
     def parts(self) -> tuple[tuple[str, Part], ...]:
@@ -146,7 +151,7 @@ class Method:
         def require(column: str) -> None:
             if column in given or (column in COLUMNS and COLUMNS[column].stage != "signal"):
                 return
-            provider = next((s for s in self._providers() if column in s.adds), None)
+            provider = next((s for s in self.providers() if column in s.adds), None)
             if provider is None or provider in chosen:
                 return
             for need in provider.needs:
@@ -158,28 +163,26 @@ class Method:
             require(column)
         return tuple(chosen)
 
-    def _providers(self) -> Iterator[Signal]:
+    def providers(self) -> Iterator[Signal]:
+        """Every signal that some part brings along, then the default ones."""
         for _, part in self.parts:
             yield from part.signals
         yield from DEFAULT_SIGNALS
 
+    @property
+    def divergence(self) -> Divergence | None:
+        """What the policy's pass measures against a teacher, if some term reads it."""
+        return next((d for t in self.terms if (d := t.objective.divergence) is not None), None)
+
     def needs_reference(self) -> bool:
+        if self.divergence is not None and self.divergence.weights == "reference":
+            return True
         return any("reference_logp" in s.adds for s in self.signals)
 
     def bound_to(self, max_tokens: int) -> Method:
         """With lengths left open by the composition (0) filled in from the run's generation budget."""
-        changes: dict[str, Any] = {}
-        average = _bound(self.average, max_tokens)
-        if average != self.average:
-            changes["average"] = average
-        extra = tuple(replace(t, average=_bound(t.average, max_tokens)) for t in self.extra)
-        if extra != self.extra:
-            changes["extra"] = extra
-        if any(isinstance(s, SoftOverlong) and not s.limit for s in self.shaping):
-            changes["shaping"] = tuple(
-                replace(s, limit=max_tokens) if isinstance(s, SoftOverlong) and not s.limit else s for s in self.shaping
-            )
-        return replace(self, **changes) if changes else self
+        changes = {name: _bound(getattr(self, name), max_tokens) for name in PART_FIELDS}
+        return replace(self, **changes)
 
     def explain(self) -> str:
         """The exact formula of every stage with this composition's settings, one line each."""
@@ -200,14 +203,18 @@ class Method:
             if t.coefficient
         ]
         rows += [("average", self.average.formula() + "   (counted over the whole update batch)")]
+        rows += [("guard", self.guard.formula())] if self.guard is not None else []
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
-def _bound(average: Average, max_tokens: int) -> Average:
-    """The same average, with a constant that was left open set to the generation budget."""
-    left_open = isinstance(average, ConstantNormaliser) and not average.length
-    return ConstantNormaliser(length=max_tokens) if left_open else average
+def _bound(value: Any, max_tokens: int) -> Any:
+    """What a field of parts holds, with every length that was left open filled in."""
+    if isinstance(value, tuple):
+        return tuple(_bound(v, max_tokens) for v in value)
+    if isinstance(value, Term):
+        return replace(value, objective=_bound(value.objective, max_tokens), average=_bound(value.average, max_tokens))
+    return value if value is None else value.bound_to(max_tokens)
 
 
 def _parts(method: Method) -> Iterator[tuple[str, Part]]:
@@ -225,6 +232,8 @@ def _parts(method: Method) -> Iterator[tuple[str, Part]]:
     for term in (t for t in method.extra if t.coefficient):
         yield "extra", term.objective
         yield "extra", term.average
+    if method.guard is not None:
+        yield "guard", method.guard
 
 
 def _changed(base: Any, path: str, value: Any, full: str) -> Any:
@@ -251,83 +260,10 @@ def _changed(base: Any, path: str, value: Any, full: str) -> Any:
     return replace(base, **{head: inner})  # type: ignore[type-var]
 
 
-def _validate(method: Method) -> None:
-    where = f"method {method.name!r}"
-    brought = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
-    adds = brought | {"mask"}
-    signal_columns = {c for s in method._providers() for c in s.adds}
-    for name, part in method.parts:
-        late = isinstance(part, Selection) and part.late
-        limit = STAGES.index("credit" if late else _FIELD_STAGE.get(name, "forward"))
-        first = name in ("curriculum", "selection") and not late
-        for need in part.needs:
-            known = COLUMNS.get(need)
-            if first and need not in brought and (need in signal_columns or need == "mask"):
-                raise ConfigError(
-                    f"{where}: {type(part).__name__} ({name}) needs column {need!r}, but {name} comes before "
-                    f"any signal is computed; select by what the source or the rewards give"
-                )
-            if need in adds or need in signal_columns:
-                continue
-            if known is None:
-                raise ConfigError(f"{where}: {type(part).__name__} needs column {need!r}, which no part provides")
-            if known.stage == "forward" and name in ("objective", "regularisers", "extra"):
-                continue
-            if (
-                known.stage in ("advantage", "credit")
-                and method.advantage is not None
-                and limit >= STAGES.index("advantage")
-            ):
-                continue
-            hint = f"it exists after the {known.stage} stage"
-            if known.stage in ("source", "reward"):
-                hint = f"the source {type(method.source).__name__} does not provide it"
-            if known.stage in ("advantage", "credit"):
-                hint = "set advantage=..., or use an objective that needs none"
-            raise ConfigError(f"{where}: {type(part).__name__} ({name}) needs column {need!r}; {hint}")
-        if late and (method.advantage is None or part.level == "prompt"):  # type: ignore[attr-defined]
-            raise ConfigError(
-                f"{where}: {type(part).__name__} selects after credit, so the method needs an advantage and the part "
-                "the level sequence or token"
-            )
-        if part.smallest_group > method.source.group:
-            raise ConfigError(
-                f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
-                f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
-            )
-    for term in method.terms:
-        _validate_average(where, term)
-
-
-def _validate_average(where: str, term: Term) -> None:
-    unit, objective, average = term.objective.level, type(term.objective).__name__, type(term.average).__name__
-    if (unit == "prompt") != isinstance(term.average, GroupMean):
-        raise ConfigError(
-            f"{where}: {objective} gives one loss per {unit}, which {average} does not average; "
-            f"use {'GroupMean()' if unit == 'prompt' else 'TokenMean() or SequenceMean()'}"
-        )
-    if unit == "sequence" and not isinstance(term.average, SequenceMean):
-        raise ConfigError(
-            f"{where}: {objective} gives one loss per response; {average} would weigh it by its length. "
-            "Use SequenceMean()"
-        )
-
-
 def diff(before: Method, after: Method) -> list[Change]:
     """What changes from one method to another, setting by setting."""
     changes: list[Change] = []
-    for name in (
-        "curriculum",
-        "source",
-        "selection",
-        "shaping",
-        "advantage",
-        "credit",
-        "objective",
-        "average",
-        "regularisers",
-        "extra",
-    ):
+    for name in PART_FIELDS:
         changes += _diff_value(name, getattr(before, name), getattr(after, name))
     return changes
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.layout import Layout
-from unipo.parts.part import Measure
+from unipo.parts.part import Divergence, Measure
 
 VOCABULARY = 11
 TEXTS = ("<COT> ", "<ANSWER> ", "<CODE> <aux>a line</aux> ", "<LONG_COT> ", "no form ")
@@ -44,11 +44,42 @@ class Bigram:
     def _of_tokens(self, batch: Batch, theta: Tensor) -> Tensor:
         return self.distribution(batch, theta).gather(1, batch.tokens[:, None])[:, 0]
 
-    def live(self, batch: Batch) -> Batch:
-        """The batch with `logp` and `entropy` under the current weights, with gradient."""
+    def live(self, batch: Batch, against: Divergence | None = None) -> Batch:
+        """The batch with `logp`, `entropy` and what is asked `against` a teacher under the current weights, with gradient."""
         full = self.distribution(batch, self.theta)
         logp = full.gather(1, batch.tokens[:, None])[:, 0]
-        return batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1))
+        batch = batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1))
+        if against is None:
+            return batch
+        return batch.with_columns(None, divergence=self._divergence(batch, full, logp, against))
+
+    def _divergence(self, batch: Batch, full: Tensor, logp: Tensor, against: Divergence) -> Tensor:
+        """[T] by the definitions, one response at a time; 0 where there is no teacher."""
+        theta = self.theta.detach() if against.weights == "policy" else self.reference
+        rows = []
+        for i, context in enumerate(batch.teacher_context):
+            one = batch.take_sequences([i])
+            own = full[batch.layout.token_seq == i]
+            if context is None:
+                rows.append(own.sum(1) * 0)
+                continue
+            layout = Layout.of(one.layout.seq_lengths, [1], [len(context)])
+            shown = Batch.of(layout, context=torch.tensor(context), tokens=one.tokens)
+            p, q = (x / (against.temperature or 1.0) for x in (own, self.distribution(shown, theta)))
+            p, q = p.log_softmax(-1), q.log_softmax(-1)
+            if against.top and against.top < VOCABULARY:
+                ids = p.topk(against.top, -1).indices
+                p, q = (
+                    torch.cat([x.gather(1, ids), (1 - x.gather(1, ids).exp().sum(1, True)).log()], 1) for x in (p, q)
+                )
+            m = ((1 - against.beta) * p.exp() + against.beta * q.exp()).log()
+            kl = {
+                "kl": (p.exp() * (p - q)).sum(1),
+                "reverse_kl": (q.exp() * (q - p)).sum(1),
+                "jsd": against.beta * (q.exp() * (q - m)).sum(1) + (1 - against.beta) * (p.exp() * (p - m)).sum(1),
+            }
+            rows.append(kl[against.kind])
+        return torch.cat(rows)
 
     # -- Scorer ------------------------------------------------------------------------------------
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
@@ -69,6 +100,29 @@ class Bigram:
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) % VOCABULARY for c in text]
+
+    def prompt(self, prompt: str) -> list[int]:
+        return self.encode(prompt)
+
+    def text(self, tokens: list[int]) -> str:
+        return "".join(chr(97 + t) for t in tokens)
+
+
+def with_demonstrations(batch: Batch) -> Batch:
+    """The last response of every prompt but one came with the data: no score, no known sampler."""
+    layout = batch.layout
+    shown = torch.zeros(layout.n_sequences, dtype=torch.bool)
+    shown[(layout.group_starts + layout.group_sizes - 1)[:-1]] = True
+    nothing = torch.full((layout.n_sequences,), float("nan"), dtype=torch.float64)
+    return batch.with_columns(
+        None,
+        demonstration=shown,
+        scored=batch.scored & ~shown,
+        truncated=batch.truncated & ~shown,
+        reward=torch.where(shown, nothing, batch.reward),
+        score=torch.where(shown, nothing, batch.score),
+        behaviour_logp=torch.where(layout.to_tokens(shown), 0.0, batch.behaviour_logp),
+    )
 
 
 class Spoiling(Bigram):
@@ -116,6 +170,8 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         sample_id=torch.arange(n),
         prompt_id=torch.arange(prompts),
         preference=preference.flatten(),
+        prompt=[f"prompt {i}" for i in range(prompts)],
+        solution=[None if i == 3 else f"solution {i}" for i in range(prompts)],
         row=[{} for _ in range(prompts)],
         text=[TEXTS[i % len(TEXTS)] + str(i) for i in range(n)],
         answer=["7" for _ in range(prompts)],

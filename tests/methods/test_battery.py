@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bigram import Bigram, Spoiling, random_rollout
+from bigram import Bigram, Spoiling, random_rollout, with_demonstrations
 from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.judge import judge, loss, observe, provide_for_loss, remember, required_tokens, weigh, with_mask
+from unipo.method import PART_FIELDS as FIELDS
 from unipo.method import Method, diff
 from unipo.parts.source import Preferences
 from unipo.registry import catalogue
@@ -27,7 +28,9 @@ derived = pytest.mark.parametrize("method", [m for m in CATALOGUE.values() if m.
 
 def rollout(method: Method, seed: int) -> Batch:
     """A collected batch with exactly the columns the method's source promises, prompt selections applied."""
-    batch = random_rollout(seed, method.source.group, pairs=isinstance(method.source, Preferences))
+    mixed = "demonstration" in method.source.adds
+    batch = random_rollout(seed, method.source.group + mixed, pairs=isinstance(method.source, Preferences))
+    batch = with_demonstrations(batch) if mixed else batch
     given = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
     batch = batch.without(*(set(batch.columns) - given))
     for part in method.selection:
@@ -48,7 +51,7 @@ def ready(method: Method, seed: int, scorer: type[Bigram] = Bigram) -> tuple[Met
 
 def step(method: Method, policy: Bigram, batch: Batch) -> tuple[Tensor, Tensor]:
     """(loss, gradient by the policy's parameters)."""
-    total = loss(method, policy.live(batch)).total
+    total = loss(method, policy.live(batch, method.divergence)).total
     if not total.requires_grad:
         return total, torch.zeros_like(policy.theta)
     (gradient,) = torch.autograd.grad(total, policy.theta)
@@ -123,8 +126,9 @@ def test_what_needs_no_gradient_can_be_left_out(method: Method, seed: int) -> No
 @pytest.mark.parametrize("seed", SEEDS)
 def test_required_tokens_cover_every_gradient(method: Method, seed: int) -> None:
     method, policy, batch = ready(method, seed)
-    live = policy.live(batch)
-    leaves = {name: getattr(live, name).detach().requires_grad_() for name in ("logp", "entropy")}
+    live = policy.live(batch, method.divergence)
+    names = [name for name in ("logp", "entropy", "divergence") if live.has(name)]
+    leaves = {name: getattr(live, name).detach().requires_grad_() for name in names}
     total = loss(method, batch.with_columns(None, **leaves)).total
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     moved = torch.stack([g != 0 for g in gradients if g is not None]).any(0)
@@ -144,7 +148,7 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         if batch.has(name):
             torch.testing.assert_close(spoiled.columns[name], batch.columns[name], rtol=0, atol=0)
 
-    live = policy.live(spoiled)
+    live = policy.live(spoiled, method.divergence)
     off = ~live.mask
     for name, poison in {
         "logp": float("-inf"),
@@ -152,6 +156,7 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         "reference_logp": float("nan"),
         "behaviour_logp": float("nan"),
         "entropy": float("inf"),
+        "divergence": float("inf"),
     }.items():
         if live.has(name):
             live = live.with_columns(None, **{name: torch.where(off, poison, getattr(live, name))})
@@ -165,7 +170,8 @@ def test_the_mask_is_trainable_scored_and_selected(method: Method) -> None:
     batch = with_mask(method, rollout(method, 0))
     assert not bool((batch.mask & ~batch.trainable).any())
     if batch.has("scored"):
-        assert not bool(batch.mask[~batch.layout.to_tokens(batch.scored)].any())
+        counted = batch.scored | batch.demonstration if batch.has("demonstration") else batch.scored
+        assert not bool(batch.mask[~batch.layout.to_tokens(counted)].any())
 
 
 @every_method
@@ -209,7 +215,7 @@ def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_zero(method: Meth
 def test_models_are_asked_only_for_what_is_needed_and_once(method: Method) -> None:
     _, policy, batch = ready(method, 0)
     asked = [weights for weights, _ in policy.calls]
-    assert asked.count("reference") == int(method.needs_reference())
+    assert asked.count("reference") == int(any("reference_logp" in s.adds for s in method.signals))
     assert asked.count("policy") <= len([c for s in method.signals for c in s.adds if c != "reference_logp"])
     assert not batch.has("logp")
 
@@ -248,12 +254,6 @@ def test_memory_survives_a_step_and_a_save(method: Method, tmp_path_factory: pyt
 
 
 # -- the composition ------------------------------------------------------------------------------------------
-FIELDS = (
-    *("curriculum", "source", "selection", "shaping", "advantage", "credit"),
-    *("objective", "average", "regularisers", "extra"),
-)
-
-
 @derived
 def test_diff_to_the_parent_names_what_changed_and_only_that(method: Method) -> None:
     parent = CATALOGUE[method.parent or ""]

@@ -21,7 +21,7 @@ GCPO, ADA, ASPO, AEPO = (get_method(n) for n in ("gcpo-geometryzero", "ada-grpo"
 
 
 def advantage(method: Method, batch: Batch) -> torch.Tensor:
-    value: torch.Tensor = judge(method, batch, Bigram(0)).advantage
+    value: torch.Tensor = judge(method.bound_to(6), batch, Bigram(0)).advantage
     return value
 
 
@@ -37,7 +37,7 @@ def test_gcpo_believes_a_behaviour_that_the_source_gives() -> None:
     """Two sub-groups under different prompts: half were told to construct, whatever they wrote."""
     batch = random_rollout(0, 8)
     told = batch.with_columns("sequence", behaviour=torch.arange(48) % 2 == 0)
-    assert judge(GCPO, told, Bigram(0)).behaviour.tolist() == (torch.arange(48) % 2 == 0).tolist()
+    assert judge(GCPO.bound_to(6), told, Bigram(0)).behaviour.tolist() == (torch.arange(48) % 2 == 0).tolist()
     assert not torch.equal(advantage(GCPO, told), advantage(GCPO, batch))
 
 

@@ -291,7 +291,7 @@ def test_a_marker_in_the_text_may_stand_for_the_call() -> None:
         lambda: Behaviour(pattern="("),
         lambda: FirstMarker(pattern="["),
         lambda: ContrastiveBonus(strength=-1.0),
-        lambda: LengthBonus(limit=0),
+        lambda: LengthBonus(limit=-1),
         lambda: Category(tags=" "),
         lambda: EarlyCall(k=1.0),
     ],

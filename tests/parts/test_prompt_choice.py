@@ -12,9 +12,8 @@ from by_hand import batch_of, close, live
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
-from unipo.parts.curriculum import DomainWeights, RewriteByDifficulty, domain_counts, domain_weights
+from unipo.parts.curriculum import Curriculum, DomainWeights, RewriteByDifficulty, domain_counts, domain_weights
 from unipo.parts.difficulty import DifficultyKL, HardPrompts, difficulty
-from unipo.parts.part import Curriculum
 from unipo.parts.regulariser import ReferenceKL
 from unipo.parts.selection import DynamicSampling, MixedOutcomes, PassRateBand, VarianceAbove
 

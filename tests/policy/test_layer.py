@@ -11,9 +11,11 @@ import transformers as hf
 from torch import Tensor, nn
 
 from tests.policy.models import SMALL, gradients, make, plain_logp, ragged
-from unipo.policy.model import LoraSpec, Policy, PolicySpec, add_lora
+from unipo.policy.loading import add_lora
+from unipo.policy.model import Policy
 from unipo.policy.norm import patch_norms, rms_norm
 from unipo.policy.products import forward_product, input_gradient, weight_gradient
+from unipo.policy.spec import LoraSpec, PolicySpec
 
 FITTING = ["qwen3", "qwen2", "llama", "mistral-window"]
 

@@ -13,7 +13,8 @@ from tests.policy.models import CONFIGS, VOCAB, gradients, make, plain_logp, rag
 from unipo.batch import Batch
 from unipo.layout import Layout
 from unipo.policy.attention import dense_attention, flex_attention, packed_rows
-from unipo.policy.model import Policy, add_lora
+from unipo.policy.loading import add_lora
+from unipo.policy.model import Policy
 from unipo.policy.packing import make_plan
 from unipo.policy.spec import LoraSpec, PolicySpec
 
@@ -80,7 +81,7 @@ def test_positions_that_run_on_across_responses_would_be_noticed() -> None:
     policy, right = packed(model, batch)
     plan = make_plan(batch)
     wrong = replace(plan, positions=torch.arange(plan.n_positions))
-    logp, _ = policy._score(policy.model, wrong, False)
+    logp, _ = policy._logp(policy.model, policy.read_hidden(policy.model, wrong), wrong, False)
     assert float((right - plain).abs().max()) < 1e-5
     assert float((logp - plain).abs().max()) > 1e-3
 

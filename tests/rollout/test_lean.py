@@ -11,7 +11,9 @@ import transformers as hf
 from tests.policy.models import CONFIGS, SMALL, VOCAB, make
 from tests.policy.test_layer import _Louder
 from tests.rollout.test_local_engine import ENDS, as_batch, requests
-from unipo.policy.model import LoraSpec, Policy, PolicySpec, add_lora
+from unipo.policy.loading import add_lora
+from unipo.policy.model import Policy
+from unipo.policy.spec import LoraSpec, PolicySpec
 from unipo.rollout import local
 from unipo.rollout.agree import largest_difference
 from unipo.rollout.decoder import ModelDecoder

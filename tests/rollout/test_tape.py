@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from tests.policy.models import make
 from tests.rollout.test_lean import LEAN
 from tests.rollout.test_local_engine import ENDS, as_batch, requests
 from unipo.batch import Batch
+from unipo.parts.part import Divergence
 from unipo.policy import layer
-from unipo.policy.model import LoraSpec, Policy, PolicySpec, add_lora
+from unipo.policy.loading import add_lora
+from unipo.policy.model import Policy
+from unipo.policy.spec import LoraSpec, PolicySpec
 from unipo.policy.tape import Tape
 from unipo.rollout.engine import Sampling
 from unipo.rollout.local import LocalEngine
@@ -113,6 +117,24 @@ def test_dropped_responses_unread_tokens_and_micro_batches(no_forward: Any) -> N
         pieces.append((piece, required))
     assert len(pieces) > 2
     assert_equal_gradients(policy, pieces, tape, 1e-10)
+
+
+@pytest.mark.parametrize("against", [Divergence("kl"), Divergence("jsd", top=3), Divergence("sampled")])
+def test_the_divergence_from_a_teacher_is_that_of_the_plain_pass(against: Divergence) -> None:
+    policy = policy_of(weights="float64")
+    batch, tape = sampled(policy)
+    shown = [[1 + i % 3, 2, 3] for i in range(batch.layout.n_sequences)]
+    batch = batch.with_columns(None, teacher_context=shown)
+    required = torch.rand(batch.layout.n_tokens, generator=torch.Generator().manual_seed(1)) < 0.4
+    against = replace(against, weights="policy")
+    found = policy.columns(batch, required, against=against, tape=tape)["divergence"]
+    plain = policy.columns(batch, required, against=against)["divergence"]
+    assert float(plain.detach().abs().max()) > 1e-4
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-10)
+    weight = torch.linspace(-1, 2, len(required), dtype=torch.float64)
+    parameters = policy.parameters()
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), parameters) for x in (found, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
 def test_under_autocast_it_agrees_as_closely_as_the_sampler_does() -> None:

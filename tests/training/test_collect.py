@@ -16,8 +16,7 @@ from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
 from unipo.method import Method
-from unipo.parts.curriculum import DomainWeights
-from unipo.parts.part import Curriculum
+from unipo.parts.curriculum import Curriculum, DomainWeights
 from unipo.registry import get_method
 from unipo.tasks.task import Example
 from unipo.training.collect import Collector, Rewritten
@@ -256,7 +255,7 @@ class Echo(Curriculum):
     adds = ("variant",)
 
     def rewrites(self, batch: Batch, problems: Sequence[str]) -> Any:
-        from unipo.parts.part import Rewrite, Rewrites
+        from unipo.parts.curriculum import Rewrite, Rewrites
 
         asked = tuple(Rewrite(p, text, "echo") for p, text in enumerate(problems))
         return Rewrites(asked, temperature=0.7, max_tokens=4)

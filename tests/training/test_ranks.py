@@ -30,6 +30,8 @@ def free_port() -> int:
 SETTINGS: dict[str, dict[str, Any]] = {
     "cepo": {},
     "dpo": {},
+    "hpt": {},
+    "sdpo": {},
     "dads": {"set": {"source.group_size": 2, "curriculum.every": 1}, "prompts": 6},
     "clpo": {"set": {"curriculum.max_tokens": 8, "curriculum.shortest": 1}},
 }

@@ -62,6 +62,7 @@ TRAIN_HELP: dict[str, str] = {
     "optim.warmup_steps": "optimiser steps until the full rate; otherwise the method's, or 0",
     "optim.schedule": "of the rate after the warm-up",
     "optim.max_grad_norm": "clip the gradient to this norm; 0: never; otherwise the method's, or 1",
+    "optim.skip_grad_norm": "leave out (and count) a step with a larger gradient; 0: never; otherwise the method's, or 0",
     "eval.every": "evaluate every so many steps; 0: only before and after",
     "eval.prompts": "held-out prompts used",
     "eval.samples": "responses per held-out prompt",

@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, table
 from unipo.errors import unknown
+from unipo.method import PART_FIELDS as FIELDS
 from unipo.method import Method, diff
 from unipo.registry import catalogue, get_method, load_plugin
 
@@ -23,10 +24,6 @@ examples:
   unipo methods --by objective   grouped by the loss they share
   unipo methods --json"""
 
-FIELDS = (
-    *("curriculum", "source", "selection", "shaping", "advantage", "credit"),
-    *("objective", "average", "regularisers", "extra"),
-)
 PLUGIN = arg(help="Python file that registers methods of your own; may be given several times", help_behavior_hint="")
 
 

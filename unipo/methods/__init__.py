@@ -14,5 +14,8 @@ from unipo.methods import (  # noqa: F401  isort: skip
     behaviour,
     shaped,
     prompts,
+    improvement,
+    hybrid,
+    distillation,
     preference,
 )

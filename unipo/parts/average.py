@@ -7,7 +7,8 @@ does not change with the cut.  Units are tokens, sequences or prompts, as the ob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ class Average(Part):
 
     def token_weights(self, batch: Batch) -> Tensor:
         raise NotImplementedError
+
+    @property
+    def unwrapped(self) -> Average:
+        """The average inside one that only chooses rows; itself for the others."""
+        return self
 
 
 def counted(mask: Tensor) -> Tensor:
@@ -128,8 +134,32 @@ class ConstantNormaliser(Average):
         n = (batch.layout.seq_sum(m_t) > 0).sum().clamp(min=1)
         return m_t / (n * self.length)
 
+    def bound_to(self, max_tokens: int) -> Self:
+        return self if self.length else replace(self, length=max_tokens)
+
     def formula(self) -> str:
         return f"L = (1/N) sum_i (1/{self.length or 'max_tokens'}) sum_t m_it l_it"
+
+
+@dataclass(frozen=True)
+class ConstantSum(ConstantNormaliser):
+    """Sum over all tokens of the update batch, divided by a constant length alone: larger batches have larger losses.
+
+        weight_it = 1 / C
+    C is `length`, or the generation budget of the run when it is 0.
+    Source: HPT (arXiv 2509.04419) as released, TsinghuaC3I/Unify-Post-Training, which sums over each micro-batch
+    and so depends on how the batch is cut; here it is the whole update batch.
+    """
+
+    source = "TsinghuaC3I/Unify-Post-Training (HPT, arXiv 2509.04419)"
+
+    def token_weights(self, batch: Batch) -> Tensor:
+        if self.length <= 0:
+            raise ConfigError("ConstantSum: set length, or let the run fill in its token budget")
+        return counted(batch.mask) / self.length
+
+    def formula(self) -> str:
+        return f"L = (1/{self.length or 'max_tokens'}) sum_i sum_t m_it l_it"
 
 
 @dataclass(frozen=True)

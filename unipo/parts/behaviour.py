@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -118,30 +118,37 @@ class ContrastiveBonus(Shaping):
 
 @dataclass(frozen=True)
 class LengthBonus(Shaping):
-    """R_i += strength * min(T_i / limit, 1): room for reasoning in several steps. limit: tokens.
+    """R_i += strength * min(T_i / limit, 1): room for reasoning in several steps.
+
+    limit: tokens; 0 means the run's generation budget.
 
     Source: GeometryZero (arXiv 2506.07160); the shape is a guess, only its growth up to a cap is known.
     """
 
     source = "GeometryZero (arXiv 2506.07160)"
     strength: float = 0.1
-    limit: int = 1024
+    limit: int = 0
 
     def __post_init__(self) -> None:
-        if self.strength < 0 or self.limit < 1:
-            raise ConfigError(f"LengthBonus: strength >= 0 and limit >= 1 token, got {self}")
+        if self.strength < 0 or self.limit < 0:
+            raise ConfigError(f"LengthBonus: strength and limit must not be negative, got {self}")
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("reward",)
 
+    def bound_to(self, max_tokens: int) -> Self:
+        return self if self.limit else replace(self, limit=max_tokens)
+
     def __call__(self, batch: Batch) -> Tensor:
+        if not self.limit:
+            raise ConfigError("LengthBonus: set limit, or let the run fill in its token budget")
         reward: Tensor = batch.reward
         share = (batch.layout.seq_lengths.to(reward.dtype) / self.limit).clamp(max=1)
         return reward + self.strength * share
 
     def formula(self) -> str:
-        return f"R_i += {self.strength:g} min(T_i/{self.limit}, 1)"
+        return f"R_i += {self.strength:g} min(T_i/{self.limit or 'max_tokens'}, 1)"
 
 
 # -- Ada-GRPO: which kind of response ------------------------------------------------------------------------------

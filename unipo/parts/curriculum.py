@@ -13,7 +13,55 @@ import torch
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, unknown
 from unipo.parts.difficulty import EASY_FROM, HARD_UP_TO, difficulty
-from unipo.parts.part import Curriculum, Rewrite, Rewrites
+from unipo.parts.part import Part
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A prompt to be made of another. prompt: its place in the batch; instruction: what the policy is told; label:
+    what the column `variant` calls the result."""
+
+    prompt: int
+    instruction: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """Rewritings to sample, one text each, and how."""
+
+    requests: tuple[Rewrite, ...]
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Curriculum(Part):
+    """Which prompts come next: how many of which pool, and which are made out of others.
+
+    Every prompt belongs to a pool, and the prompts of a pool come in endless passes, each in its own shuffled
+    order.  `remember` is called once per step with everything that was sampled, before any selection drops some.
+    This base keeps one pool: the data as it is.
+    """
+
+    def pool(self, row: Mapping[str, Any], prompt_id: int) -> str:
+        """The pool a prompt belongs to. row: its data row; prompt_id: its number in the data."""
+        return ""
+
+    def counts(self, memory: Mapping[str, Any], sizes: Mapping[str, int], n: int, draw: torch.Generator) -> list[int]:
+        """How many of the next n prompts come from each pool. sizes: prompts in each, in order.
+
+        Deterministic in its arguments; `draw` is the place for chance.
+        """
+        return [n, *[0] * (len(sizes) - 1)]
+
+    def rewrites(self, batch: Batch, problems: Sequence[str]) -> Rewrites | None:
+        """What the policy shall rewrite, after a sampling round. problems: [P] text of each prompt."""
+        return None
+
+    def accept(self, text: str) -> str | None:
+        """The rewritten prompt in what the policy wrote; None if there is none."""
+        return text
 
 
 # -- mixtures of domains -----------------------------------------------------------------------------

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from unipo.batch import Batch
-from unipo.errors import ConfigError
+from unipo.batch import Batch, Value
 
 # Beyond +-20 a ratio of probabilities is no longer information (e^20 = 5e8), and e^89 overflows float32.
 LOG_RATIO_LIMIT = 20.0
@@ -44,6 +43,10 @@ class Part:
 
     def formula(self) -> str:
         raise NotImplementedError
+
+    def bound_to(self, max_tokens: int) -> Self:
+        """With a length that was left open (0) set by the run's generation budget."""
+        return self
 
     def settings(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -82,6 +85,14 @@ class Scorer(Protocol):
         """Token ids of a piece of text, without special tokens."""
         ...
 
+    def prompt(self, prompt: Any) -> list[int]:
+        """Token ids of a prompt (text or chat messages), rendered as those of the run."""
+        ...
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say, without special tokens and without their names."""
+        ...
+
 
 @dataclass(frozen=True)
 class Signal(Part):
@@ -96,7 +107,7 @@ class Signal(Part):
         """False when nothing will read the columns at this step, so the passes can be saved."""
         return True
 
-    def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, scorer: Scorer) -> Mapping[str, Value]:
         raise NotImplementedError
 
 
@@ -133,85 +144,6 @@ class Selection(Part):
 
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Refill(Selection):
-    """A selection of prompts whose losses are made good by sampling further prompts.
-
-    rounds: at most this many sampling rounds per update; 0 is no limit.  when_dry: what to do when they are used
-    up with too few prompts kept: 'train' on what there is (an update without any is skipped and counted), 'fill'
-    the batch with dropped prompts in the order of `tier`, or 'raise'.  surplus: qualifying prompts beyond the need
-    are dropped ('drop'), kept for the next update ('keep'), or trained on now ('use').
-    """
-
-    rounds: int = 10
-    when_dry: str = "train"
-    surplus: str = "drop"
-
-    def __post_init__(self) -> None:
-        known = self.when_dry in ("train", "fill", "raise") and self.surplus in ("drop", "keep", "use")
-        if not known or self.rounds < 0:
-            raise ConfigError(
-                f"{type(self).__name__}: when_dry is train|fill|raise, surplus drop|keep|use, rounds >= 0; got {self}"
-            )
-
-    def tier(self, batch: Batch) -> Tensor:
-        """[P] int: which dropped prompts fill a dry batch first (lowest), in the order they were sampled."""
-        return torch.zeros(batch.layout.n_prompts, dtype=torch.int64)
-
-    @property
-    def limit(self) -> str:
-        """The number of rounds, for a formula."""
-        return f"at most {self.rounds or 'any number of'} rounds"
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """A prompt to be made of another. prompt: its place in the batch; instruction: what the policy is told; label:
-    what the column `variant` calls the result."""
-
-    prompt: int
-    instruction: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Rewrites:
-    """Rewritings to sample, one text each, and how."""
-
-    requests: tuple[Rewrite, ...]
-    temperature: float
-    max_tokens: int
-
-
-@dataclass(frozen=True)
-class Curriculum(Part):
-    """Which prompts come next: how many of which pool, and which are made out of others.
-
-    Every prompt belongs to a pool, and the prompts of a pool come in endless passes, each in its own shuffled
-    order.  `remember` is called once per step with everything that was sampled, before any selection drops some.
-    This base keeps one pool: the data as it is.
-    """
-
-    def pool(self, row: Mapping[str, Any], prompt_id: int) -> str:
-        """The pool a prompt belongs to. row: its data row; prompt_id: its number in the data."""
-        return ""
-
-    def counts(self, memory: Mapping[str, Any], sizes: Mapping[str, int], n: int, draw: torch.Generator) -> list[int]:
-        """How many of the next n prompts come from each pool. sizes: prompts in each, in order.
-
-        Deterministic in its arguments; `draw` is the place for chance.
-        """
-        return [n, *[0] * (len(sizes) - 1)]
-
-    def rewrites(self, batch: Batch, problems: Sequence[str]) -> Rewrites | None:
-        """What the policy shall rewrite, after a sampling round. problems: [P] text of each prompt."""
-        return None
-
-    def accept(self, text: str) -> str | None:
-        """The rewritten prompt in what the policy wrote; None if there is none."""
-        return text
 
 
 @dataclass(frozen=True)
@@ -252,6 +184,21 @@ class Pieces:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """What the policy's pass is to measure against a teacher: fills the live column `divergence`.
+
+    The teacher sees `teacher_context` in place of the prompt.  kind, beta: see `unipo.parts.teacher`; top: 0 for the
+    whole vocabulary; temperature: None for that of sampling; weights: 'policy' or 'reference'.
+    """
+
+    kind: str = "jsd"
+    beta: float = 0.5
+    top: int = 0
+    temperature: float | None = None
+    weights: str = "reference"
+
+
+@dataclass(frozen=True)
 class Objective(Part):
     """A loss per unit, before averaging.
 
@@ -268,6 +215,11 @@ class Objective(Part):
         """[T] bool: tokens whose log-prob can receive gradient. Others are never computed."""
         mask: Tensor = batch.mask
         return mask
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """What `batch.divergence` must hold, for an objective that reads it."""
+        return None
 
     def pieces(self, batch: Batch) -> Pieces:
         raise NotImplementedError(f"{type(self).__name__} does not factor into mask, ratio and advantage")

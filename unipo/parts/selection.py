@@ -10,7 +10,38 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError
-from unipo.parts.part import Refill, Selection
+from unipo.parts.part import Selection
+
+
+@dataclass(frozen=True)
+class Refill(Selection):
+    """A selection of prompts whose losses are made good by sampling further prompts.
+
+    rounds: at most this many sampling rounds per update; 0 is no limit.  when_dry: what to do when they are used
+    up with too few prompts kept: 'train' on what there is (an update without any is skipped and counted), 'fill'
+    the batch with dropped prompts in the order of `tier`, or 'raise'.  surplus: qualifying prompts beyond the need
+    are dropped ('drop'), kept for the next update ('keep'), or trained on now ('use').
+    """
+
+    rounds: int = 10
+    when_dry: str = "train"
+    surplus: str = "drop"
+
+    def __post_init__(self) -> None:
+        known = self.when_dry in ("train", "fill", "raise") and self.surplus in ("drop", "keep", "use")
+        if not known or self.rounds < 0:
+            raise ConfigError(
+                f"{type(self).__name__}: when_dry is train|fill|raise, surplus drop|keep|use, rounds >= 0; got {self}"
+            )
+
+    def tier(self, batch: Batch) -> Tensor:
+        """[P] int: which dropped prompts fill a dry batch first (lowest), in the order they were sampled."""
+        return torch.zeros(batch.layout.n_prompts, dtype=torch.int64)
+
+    @property
+    def limit(self) -> str:
+        """The number of rounds, for a formula."""
+        return f"at most {self.rounds or 'any number of'} rounds"
 
 
 def mixed_outcomes(batch: Batch) -> Tensor:

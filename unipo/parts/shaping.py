@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -50,6 +51,9 @@ class SoftOverlong(Shaping):
         penalty = soft_overlong(batch.layout.seq_lengths, self.limit, cache)
         reward: Tensor = batch.reward
         return reward + self.strength * penalty.to(reward.dtype)
+
+    def bound_to(self, max_tokens: int) -> Self:
+        return self if self.limit else replace(self, limit=max_tokens)
 
     def formula(self) -> str:
         limit = str(self.limit or "max_tokens")

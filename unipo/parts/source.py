@@ -11,12 +11,25 @@ from unipo.parts.part import Part
 
 @dataclass(frozen=True)
 class Source(Part):
-    """Base. epochs: passes over each batch; minibatches: optimiser steps per pass."""
+    """Base. epochs: passes over each batch; minibatches: optimiser steps per pass.
+
+    online: the policy samples.  reads_responses: those that came with the data are learnt from.
+    """
 
     epochs: int = 1
     minibatches: int = 1
     online: ClassVar[bool] = False
-    adds: ClassVar[tuple[str, ...]] = ("context", "tokens", "trainable", "sample_id", "prompt_id", "row", "answer")
+    reads_responses: ClassVar[bool] = True
+    adds: ClassVar[tuple[str, ...]] = (
+        "context",
+        "tokens",
+        "trainable",
+        "sample_id",
+        "prompt_id",
+        "prompt",
+        "row",
+        "answer",
+    )
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatches < 1:
@@ -42,6 +55,7 @@ class OnPolicy(Source):
 
     group_size: int = 8
     online: ClassVar[bool] = True
+    reads_responses: ClassVar[bool] = False
     adds: ClassVar[tuple[str, ...]] = (
         *Source.adds,
         *("behaviour_logp", "behaviour_entropy", "taped", "version", "truncated", "text"),
@@ -59,6 +73,35 @@ class OnPolicy(Source):
 
     def formula(self) -> str:
         return f"y_1..y_{self.group_size} ~ pi_old(.|x), {self.updates} update(s) per batch"
+
+
+@dataclass(frozen=True)
+class Solved(OnPolicy):
+    """Sampled responses; the response that came with the prompt's data row is there to be shown, not to be learnt."""
+
+    reads_responses: ClassVar[bool] = True
+    adds: ClassVar[tuple[str, ...]] = (*OnPolicy.adds, "solution")
+
+    def formula(self) -> str:
+        return f"{super().formula()}; a solution of x ~ data"
+
+
+@dataclass(frozen=True)
+class Mixed(OnPolicy):
+    """Sampled responses, and beside them the one that came with the prompt's data row, where there is one.
+
+    The demonstration is the last row of its group.  It is marked in `demonstration` and has no score, so it stays
+    out of rewards, group statistics and advantages (its own is 0), but not out of the loss: its `mask` is set.  Its
+    `behaviour_logp` is 0: who wrote it is unknown, and a ratio against it has the denominator 1.
+    Source: HPT (arXiv 2509.04419); the denominator 1 as LUFFY (arXiv 2504.14945).
+    """
+
+    source = "HPT (arXiv 2509.04419)"
+    reads_responses: ClassVar[bool] = True
+    adds: ClassVar[tuple[str, ...]] = (*OnPolicy.adds, "demonstration")
+
+    def formula(self) -> str:
+        return f"{super().formula()}; y* ~ data"
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,39 @@ class _Divergence(torch.autograd.Function):
         return sums.hidden, sums.weight.to(weight.dtype), None, None, None, None
 
 
+def with_tail(logp: Tensor) -> Tensor:
+    """[n, K] log-probs of some tokens and, last, of all others together. Returns [n, K + 1].
+
+    Source: lasgroup/SDPO: core_algos.py, whose bound of 1e-7 on the tail's probability is kept.
+    """
+    total = logp.logsumexp(-1, keepdim=True).clamp(max=-1e-7)
+    return torch.cat([logp, (-torch.expm1(total)).log()], dim=-1)
+
+
+def top_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    other_hidden: Tensor,
+    other_weight: Tensor,
+    k: int,
+    kind: str = "kl",
+    beta: float = 0.5,
+    spec: HeadSpec | None = None,
+) -> Tensor:
+    """`divergence` over the k likeliest tokens of this model and one bucket for the rest. Same arguments and result.
+
+    No gradient flows through the choice of the k tokens.  Not above `divergence`: putting tokens into one bucket never
+    raises one of these divergences.
+    """
+    if kind not in DIVERGENCES:
+        raise unknown("divergence", kind, DIVERGENCES)
+    ids, _ = top_tokens(hidden, weight, k, spec)
+    own = with_tail(candidate_logp(hidden, weight, ids, spec))
+    with torch.no_grad():
+        other = with_tail(candidate_logp(other_hidden, other_weight, ids, spec))
+    return divergence_of(own, other, kind, beta)[0]
+
+
 def divergence(
     hidden: Tensor,
     weight: Tensor,

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import logging as hf_logging
+from transformers import AutoTokenizer, PreTrainedModel
 
 from unipo.batch import Batch
-from unipo.errors import ConfigError, DataError, MissingExtra
-from unipo.parts.part import Measure
+from unipo.errors import ConfigError, DataError
+from unipo.parts.part import Divergence, Measure
 from unipo.policy import attention, layer
 from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
+from unipo.policy.loading import DTYPES, add_lora, load_model
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
-from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Reading, Tape
+from unipo.policy.teacher import divergence_from_teacher
+from unipo.tasks.chat import Chat, control_tokens, encode_prompt
 
 # Hidden size from which a tape pays. Per token a layer's products grow with its square, what is kept only linearly;
 # at 128 the step was 10 % slower with a tape, at 384 and 512 it was 15 to 22 % faster.
 TAPE_FROM = 256
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class Policy:
@@ -81,32 +82,40 @@ class Policy:
 
     # -- scoring ---------------------------------------------------------------------------------
     def columns(
-        self, batch: Batch, required: Tensor, entropy: bool = False, tape: Tape | None = None, final: bool = False
+        self,
+        batch: Batch,
+        required: Tensor,
+        entropy: bool = False,
+        against: Divergence | None = None,
+        tape: Tape | None = None,
+        final: bool = False,
     ) -> dict[str, Tensor]:
-        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required.
+        """Live columns of one micro-batch: logp (entropy, divergence), with gradient, 0 on tokens not required.
 
+        against: the divergence to measure from the teacher, who sees `batch.teacher_context` for a prompt.
         tape: what sampling kept, used if it covers the micro-batch; final: this is the last one that reads it.
         """
         plan = make_plan(batch, required)
-        if tape is not None:
-            reading = tape.reading(batch, plan, self.updates, final)
-            if reading is not None:
-                plan.memo["tape"] = reading
-        logp, ent = self._score(self.model, plan, entropy)
-        filled = {"logp": torch.zeros(batch.layout.n_tokens, dtype=logp.dtype, device=logp.device)}
-        filled["logp"] = filled["logp"].index_copy(0, plan.required, logp)
-        if entropy:
-            filled["entropy"] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, ent)
-        return filled
+        reading = None if tape is None else tape.reading(batch, plan, self.updates, final)
+        if reading is not None:
+            plan = reading.ordered(plan)
+        states = self.read_hidden(self.model, plan)
+        logp, ent = self._logp(self.model, states, plan, entropy)
+        live = {"logp": logp, "entropy": ent} if entropy else {"logp": logp}
+        if against is not None:
+            live["divergence"] = divergence_from_teacher(self, against, batch, required, plan, states, logp)
+        blank = torch.zeros(batch.layout.n_tokens, device=logp.device)
+        return {name: blank.to(x.dtype).index_copy(0, plan.required, x) for name, x in live.items()}
 
     @torch.no_grad()
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         """[T] log-prob of every token under 'policy' or 'reference' weights, no gradient."""
         out = torch.zeros(batch.layout.n_tokens, device=batch.tokens.device)
         done = 0
-        with self._weights(weights) as model:
+        with self.weights(weights) as model:
             for piece in batch.split_by_tokens(self.spec.micro_tokens or None):
-                value, _ = self._score(model, make_plan(piece), False)
+                plan = make_plan(piece)
+                value, _ = self._logp(model, self.read_hidden(model, plan), plan, False)
                 out = out.to(value.dtype)
                 out[done : done + len(value)] = value
                 done += len(value)
@@ -119,11 +128,13 @@ class Policy:
         values = []
         for piece in marked.split_by_tokens(self.spec.micro_tokens or None, whole_groups=True):
             plan, layout = make_plan(piece, piece._counted), piece.layout
-            hidden, weight, bias, spec = self._before_logits(self.model, plan)
+            states = self.read_hidden(self.model, plan)
             width = int(layout.seq_lengths.max()) + 1
             place = layout.token_prompt[plan.required] * width + layout.token_position[plan.required]
             group = layout.group_sizes[layout.token_prompt[plan.required]]
-            found = place_statistics(hidden[plan.read], weight, bias, place, group, measure, spec)
+            found = place_statistics(
+                states, *self.output(self.model), place, group, measure, self.head_spec(self.model)
+            )
             values.append(torch.zeros(layout.n_tokens, dtype=found.dtype, device=found.device))
             values[-1][plan.required] = found
         return torch.cat(values) if values else torch.zeros(0)
@@ -144,32 +155,41 @@ class Policy:
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
-        hidden, weight, bias, spec = self._before_logits(model, plan)
-        spec = replace(spec, entropy=entropy)
-        reading = plan.memo.get("tape")
-        if not isinstance(reading, Reading):
-            return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
-        order = reading.order
-        found = linear_logp(hidden[plan.read[order]], weight, plan.target[order], spec, bias, reading.head())
-        logp, ent = (torch.zeros_like(x).index_copy(0, order, x) if len(x) else x for x in found)
-        return logp, ent
+    def prompt(self, prompt: Any, chat: Chat = "auto") -> list[int]:
+        """Token ids of a prompt, text or messages, ready to be continued."""
+        return encode_prompt(self.tokenizer, prompt, chat)
 
-    def _before_logits(self, model: nn.Module, plan: Plan) -> tuple[Tensor, Tensor, Tensor | None, HeadSpec]:
-        """([N, d] hidden states, output weight, its bias, how logits are made of them)."""
-        causal = causal_of(model)
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say; special tokens, and text that spells one, are left out."""
+        text = str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        for name in control_tokens(self.tokenizer):
+            text = text.replace(name, "")
+        return text
+
+    def read_hidden(self, model: nn.Module, plan: Plan) -> Tensor:
+        """[R, d] hidden states of a model that reads like this policy, where the required tokens are predicted."""
         if plan.longest > self.context_window:
             raise DataError(
                 f"a sequence needs {plan.longest} positions, the model has {self.context_window}: "
                 "shorten prompts (--max-prompt) or responses (--max-tokens)"
             )
         with self._autocast():
-            hidden = backbone_hidden(causal, plan)
-        weight, bias = head_weight(causal)
-        spec = replace(head_spec(causal.config), temperature=self.temperature)
-        if self.spec.compute == "bfloat16":
-            spec = replace(spec, compute=torch.bfloat16)
-        return hidden, weight, bias, spec
+            return backbone_hidden(causal_of(model), plan)[plan.read]
+
+    def output(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """([V, d] weight, [V] bias or None) of a model's output layer."""
+        return head_weight(causal_of(model))
+
+    def head_spec(self, model: nn.Module, temperature: float | None = None) -> HeadSpec:
+        """How logits are made of a model's hidden states. temperature: None for that of sampling."""
+        spec = replace(head_spec(causal_of(model).config), temperature=temperature or self.temperature)
+        return replace(spec, compute=torch.bfloat16) if self.spec.compute == "bfloat16" else spec
+
+    def _logp(self, model: nn.Module, states: Tensor, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+        weight, bias = self.output(model)
+        reading = plan.memo.get("tape")
+        known = reading.head() if isinstance(reading, Reading) else None
+        return linear_logp(states, weight, plan.target, replace(self.head_spec(model), entropy=entropy), bias, known)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":
@@ -202,7 +222,8 @@ class Policy:
                 old.lerp_(new, 1 - keep)
 
     @contextlib.contextmanager
-    def _weights(self, weights: str) -> Iterator[nn.Module]:
+    def weights(self, weights: str) -> Iterator[nn.Module]:
+        """The model with 'policy' or 'reference' weights in force."""
         if weights == "policy":
             yield self.model
         elif weights != "reference":
@@ -289,31 +310,6 @@ def linear_weight(module: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A causal language model from a directory or hub id. Remote code is never run."""
-    folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ConfigError(f"{path} holds no weights (*.safetensors); it contains: {_listing(folder)}")
-    if not folder.exists() and path.count("/") != 1:
-        raise ConfigError(f"model {path!r} is neither a directory nor a Hugging Face id (organisation/name)")
-    before = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
-    finally:
-        if before:
-            hf_logging.enable_progress_bar()
-    return model.to(device)  # type: ignore[no-any-return]
-
-
-def _listing(folder: Path) -> str:
-    return ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
-
-
 def load_policy(spec: PolicySpec, temperature: float = 1.0) -> Policy:
     """Load model and tokenizer, wrap adapters, check that the vocabulary fits."""
     if spec.weights not in DTYPES:
@@ -339,16 +335,3 @@ def load_policy(spec: PolicySpec, temperature: float = 1.0) -> Policy:
     if spec.lora.rank:
         model = add_lora(model, spec.lora)
     return Policy(model, tokenizer, spec, temperature)
-
-
-def add_lora(model: nn.Module, lora: LoraSpec) -> nn.Module:
-    """Wrap in peft's LoRA; only the adapters are trained."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise MissingExtra("peft", "lora", "training adapters") from error
-    targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config)  # type: ignore[arg-type,no-any-return]

@@ -12,7 +12,7 @@ predicted the token after it, and a context ends at the row that predicted a fir
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -190,6 +190,13 @@ class Reading:
     def order(self) -> Tensor:
         """[R] puts the required rows into the tape's order, in which `head` returns them."""
         return self.heads.argsort()
+
+    def ordered(self, plan: Plan) -> Plan:
+        """The plan read from this tape: its required tokens stand in the tape's order."""
+        at = self.order
+        mine = replace(plan, read=plan.read[at], target=plan.target[at], required=plan.required[at])
+        mine.memo["tape"] = self
+        return mine
 
     def layer(self, number: int) -> LayerRows:
         rows = self.tape._layers[number].take(self.rows)

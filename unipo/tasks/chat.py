@@ -62,7 +62,7 @@ def encode_prompt(
         messages = as_messages(said)
         if messages[-1].get("role") == "assistant":
             raise DataError("a prompt must not end with an assistant message: it is what the model is to write")
-        _refuse_control(_control_tokens(tokenizer), messages)
+        _refuse_control(control_tokens(tokenizer), messages)
         ids = _encode(tokenizer, _render(tokenizer, messages, generation=True))
     else:
         ids = _encode_plain(tokenizer, str(said))
@@ -127,7 +127,7 @@ def encode_response(
     said = prompt.prompt if isinstance(prompt, Example) else prompt
     start = list(prompt_ids)
     messages: list[Message] = [*as_messages(said), {"role": "assistant", "content": text}]
-    control = _control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     if not uses_template(tokenizer, said, chat):
         _refuse_control(control, messages[-1:])
         return [*_encode(tokenizer, text), _eos(tokenizer)]
@@ -176,7 +176,8 @@ def _refuse_control(control: set[str], messages: Sequence[Message]) -> None:
                 )
 
 
-def _control_tokens(tokenizer: Any) -> set[str]:
+def control_tokens(tokenizer: Any) -> set[str]:
+    """Texts that are special tokens of this tokenizer."""
     added = {t.content for t in getattr(tokenizer, "added_tokens_decoder", {}).values() if t.special}
     return {t for t in (*added, *tokenizer.all_special_tokens) if t.strip()}
 

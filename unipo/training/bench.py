@@ -18,7 +18,8 @@ from unipo.errors import ConfigError
 from unipo.judge import judge, loss, required_tokens, weigh
 from unipo.layout import Layout
 from unipo.method import Method
-from unipo.policy.model import DTYPES, Policy, load_model
+from unipo.policy.loading import DTYPES, load_model
+from unipo.policy.model import Policy
 from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Tape
 from unipo.registry import get_method

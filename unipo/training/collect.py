@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,8 +10,9 @@ from typing import Any
 
 from unipo.batch import Batch
 from unipo.errors import DataError
+from unipo.judge import known_rewards
 from unipo.method import Method
-from unipo.parts.part import Refill
+from unipo.parts.selection import Refill
 from unipo.training.prompts import Prompt, PromptStream
 from unipo.training.source import Collected
 
@@ -115,6 +117,8 @@ class Collector:
         if not have.kept:
             return None
         batch = have.kept[0] if len(have.kept) == 1 else Batch.concat(have.kept)
+        rewards = [r for made in have.parts for r in known_rewards(made.batch).tolist()]
+        batch = replace(batch, sampled_reward=math.fsum(rewards) / len(rewards) if rewards else None)
         if refill is not None and have.prompts > wanted and refill.surplus != "use":
             if refill.surplus == "keep":
                 self.surplus = batch.take_prompts(range(wanted, have.prompts))

@@ -50,7 +50,8 @@ class OptimConfig:
     """AdamW. Fields left at None take the method's recommendation, else the value named here.
 
     learning_rate: 1e-6 without a recommendation.  schedule: after a linear warm-up over warmup_steps optimiser
-    steps.  max_grad_norm: 0 switches clipping off.
+    steps.  max_grad_norm: 0 switches clipping off.  skip_grad_norm: a step with a larger gradient norm is left out and
+    counted; 0 never.
     """
 
     learning_rate: float | None = None
@@ -61,6 +62,7 @@ class OptimConfig:
     warmup_steps: int | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: float | None = None
+    skip_grad_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
 from unipo.training.ranks import Ranks
+from unipo.training.replay import Replays
 from unipo.training.rewriting import PolicyRewriter
 from unipo.training.scorer import RankedScorer
 from unipo.training.setup import Setup
@@ -40,7 +41,7 @@ class Trainer:
         self.config: TrainConfig = setup.config
         self.method = setup.method
         self.policy = setup.policy
-        self.scorer = RankedScorer(self.policy, self.ranks)
+        self.scorer = RankedScorer(self.policy, self.ranks, chat=self.config.data.chat)
         self.stream = PromptStream(setup.train, self.config.seed, self.method.curriculum)
         total = self.config.steps * self.method.source.updates
         self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
@@ -62,6 +63,11 @@ class Trainer:
         rewriter = PolicyRewriter(setup, self.stream, self.ranks)
         self.collector = Collector(self.method, self.source, self.stream, self.config.prompts, rewriter)
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
+        self.replays = Replays(
+            *(self.method, self.policy, self.optimiser, self.ranks, self.scorer),
+            exact=setup.engine.exact,
+            recompute=self.old_logp == "recompute",
+        )
 
     # -- one step --------------------------------------------------------------------------------
     def step(self, progress: Callable[[int], None] | None = None) -> tuple[dict[str, float], Batch | None]:
@@ -81,10 +87,13 @@ class Trainer:
         if self.old_logp == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
             batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
         batch = judge(self.method, batch, self.scorer)
+        batch, extra, told = self.replays(batch)
         report = self._update(batch, tape)
+        if extra is not None:
+            report.count(extra)
         self.states = dict(remember(self.method, batch).states)
-        metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report)
-        metrics["passes/extra"] = float(self.scorer.passes)
+        metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report) | told
+        metrics["passes/extra"] = float(self.scorer.passes + report.passes)
         metrics["epoch"] = self.stream.epoch
         metrics |= self._warnings(metrics)
         metrics |= self._speed(collected, report, time.perf_counter() - start)
@@ -152,6 +161,7 @@ class Trainer:
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.collector.surplus,
+            "stored": self.replays.stored,
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -169,6 +179,7 @@ class Trainer:
         self.stream.load(state["stream"])
         self.optimiser.load(state["optimiser"])
         self.states, self.collector.surplus = state["states"], state["surplus"]
+        self.replays.stored = state["stored"]
         self.policy.updates = state["updates"]
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])

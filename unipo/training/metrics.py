@@ -34,6 +34,11 @@ GLOSSARY: dict[str, str] = {
     "loss": "value of the loss, summed over its terms (its sign and size mean little for policy gradients)",
     "grad_norm": "gradient norm before clipping, of the last optimiser step",
     "learning_rate": "of the last optimiser step",
+    "demonstrations": "responses of the data learnt from, beside sampled ones",
+    "guard/improvement": "how much better this batch is than the recent past, in standard deviations",
+    "guard/updates": "extra optimiser steps a guard asked for on the batch before",
+    "guard/loss": "value of the loss of the extra update",
+    "guard/grad_norm": "its gradient norm before clipping",
     "updates/skipped": "optimiser steps not taken because no token had a gradient",
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
     "tokens/computed": "token log-probs computed with gradient",
@@ -51,9 +56,16 @@ GLOSSARY: dict[str, str] = {
 
 def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward: Tensor | None) -> dict[str, float]:
     """Metrics of a sampled (or read) batch. raw_reward: [S] before shaping."""
+    out = {}
+    if batch.has("demonstration"):
+        used = batch.layout.seq_count(batch.mask) > 0
+        out["demonstrations"] = float((used & batch.demonstration).sum())
+        sampled = ~batch.demonstration
+        raw_reward = None if raw_reward is None else raw_reward[sampled]
+        batch = batch.take_sequences(sampled)
     layout = batch.layout
     lengths = layout.seq_lengths.to(torch.float64)
-    out = {"length/mean": float(lengths.mean()), "length/max": float(lengths.max())}
+    out |= {"length/mean": float(lengths.mean()), "length/max": float(lengths.max())}
     if batch.has("truncated"):
         out["truncated"] = float(batch.truncated.double().mean())
     if raw_reward is not None:
@@ -87,6 +99,8 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
         "tokens/forwarded": float(report.positions),
         "updates/skipped": float(report.skipped),
     }
+    if report.refused:
+        out["events/gradient_too_large"] = float(report.refused)
     if report.ratio:
         log_ratio = torch.cat(report.ratio)
         ratio = log_ratio.clamp(-20, 20).exp()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unipo.errors import ConfigError, TrainingError
 from unipo.training.config import OptimConfig
 
-_FALLBACK = {"learning_rate": 1e-6, "weight_decay": 0.0, "warmup_steps": 0, "max_grad_norm": 1.0}
+_FALLBACK = {"learning_rate": 1e-6, "weight_decay": 0.0, "warmup_steps": 0, "max_grad_norm": 1.0, "skip_grad_norm": 0.0}
 
 
 def resolve_optim(config: OptimConfig, recommended: Mapping[str, Any]) -> OptimConfig:
@@ -45,6 +45,7 @@ class Optimiser:
     named: Sequence[tuple[str, nn.Parameter]]
     total: int
     taken: int = 0
+    refused: int = 0
 
     def __post_init__(self) -> None:
         c = self.config
@@ -68,7 +69,10 @@ class Optimiser:
         self.adam.zero_grad(set_to_none=True)
 
     def step(self) -> float:
-        """Clip and step. Returns the gradient norm before clipping; a non-finite one is an error, not a step."""
+        """Clip and step. Returns the gradient norm before clipping; a non-finite one is an error, not a step.
+
+        A norm above `skip_grad_norm` changes nothing but the place in the schedule, and is counted in `refused`.
+        """
         parameters = [p for _, p in self.named]
         norm = gradient_norm(parameters)
         value = float(norm)
@@ -77,6 +81,10 @@ class Optimiser:
                 f"the gradient norm is {value} at optimiser step {self.taken + 1}: {_culprits(self.named)}. Nothing was "
                 "changed; lower the learning rate or look at the completions and rewards of this step"
             )
+        if self.config.skip_grad_norm and value > self.config.skip_grad_norm:
+            self.taken += 1
+            self.refused += 1
+            return value
         limit = self.config.max_grad_norm or 0.0
         if limit and value > limit:
             grads = [p.grad for p in parameters if p.grad is not None]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from unipo.errors import ConfigError, DataError
-from unipo.parts.part import Curriculum
+from unipo.parts.curriculum import Curriculum
 from unipo.tasks.task import Example
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
-from unipo.parts.part import Rewrites
+from unipo.parts.curriculum import Rewrites
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.tasks.chat import PromptTooLong, as_messages, encode_prompt
 from unipo.tasks.task import Example, Message

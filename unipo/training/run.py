@@ -273,7 +273,7 @@ def completion_records(batch: Batch, most: int, decode: Callable[[list[int]], st
             "answer": batch.answer[prompt],
             "tokens": batch.tokens[start:stop].tolist(),
         }
-        for name in ("reward", "score", "truncated"):
+        for name in ("reward", "score", "truncated", "demonstration"):
             if batch.has(name):
                 record[name] = getattr(batch, name)[i].item()
         for name in ("advantage", "behaviour_logp", "behaviour_entropy"):

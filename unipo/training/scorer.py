@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.parts.part import Measure
 from unipo.policy.model import Policy
+from unipo.tasks.chat import Chat
 from unipo.training.ranks import Ranks
 
 
@@ -24,6 +26,7 @@ class RankedScorer:
     passes: int = 0
     positions: int = 0
     seconds: float = 0.0
+    chat: Chat = "auto"
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         return self._counted(batch, lambda part: self.policy.logp(part, weights))
@@ -60,3 +63,9 @@ class RankedScorer:
 
     def encode(self, text: str) -> list[int]:
         return self.policy.encode(text)
+
+    def prompt(self, prompt: Any) -> list[int]:
+        return self.policy.prompt(prompt, self.chat)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self.policy.text(tokens)

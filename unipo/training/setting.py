@@ -18,7 +18,9 @@ from typing import Any
 from unipo.errors import ConfigError, unknown
 from unipo.method import Method, Term
 from unipo.parts.average import Average
-from unipo.parts.part import Advantage, Credit, Curriculum, Objective, Part, Regulariser, Selection, Shaping
+from unipo.parts.curriculum import Curriculum
+from unipo.parts.guard import Guard
+from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping
 from unipo.parts.source import Source
 from unipo.training.config import fitted
 
@@ -34,6 +36,7 @@ COMPOSITION: dict[str, tuple[type[Any], bool]] = {
     "average": (Average, False),
     "regularisers": (Regulariser, True),
     "extra": (Term, True),
+    "guard": (Guard, False),
 }
 
 
@@ -57,7 +60,7 @@ def _whole(name: str, value: Any) -> Any:
     items = [read_part(v) if isinstance(v, str) else v for v in (value if isinstance(value, list | tuple) else [value])]
     if len(items) == 1 and isinstance(items[0], tuple):  # written as one text: "(A(), B())"
         items = list(items[0])
-    if name in ("advantage", "curriculum") and items == [None]:
+    if name in ("advantage", "curriculum", "guard") and items == [None]:
         return None
     for item in items:
         if not isinstance(item, kind):

@@ -71,7 +71,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     config = replace(config, optim=resolve_optim(config.optim, method.defaults))
     task = task or load_task(config.data, method)
     chosen = _reward(method, config.data, reward, task)
-    policy = load_policy(_with_starter(config.policy), config.sampling.temperature)
+    policy = load_policy(_with_reference(_with_starter(config.policy), method), config.sampling.temperature)
     config = replace(config, policy=policy.spec)
     if method.needs_reference():
         policy.make_reference()
@@ -80,12 +80,19 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     train = encode_all(policy, task.train, config.data, room, method, events)
     heldout = encode_all(policy, task.heldout[: config.eval.prompts], config.data, room, method, events)
     _check_evidence(method, train)
+    _count_demonstrations(method, train, events)
     engine = LocalEngine(policy, config.rows)
     return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events))
 
 
 def _with_starter(spec: PolicySpec) -> PolicySpec:
     return replace(spec, model=model_path(spec.model))
+
+
+def _with_reference(spec: PolicySpec, method: Method) -> PolicySpec:
+    """The kind of reference that the method recommends, unless the user named one."""
+    advised = {k: method.defaults[k] for k in ("reference", "reference_decay") if k in method.defaults}
+    return replace(spec, **advised) if spec.reference == "auto" else spec
 
 
 def model_path(name: str) -> str:
@@ -113,7 +120,7 @@ def load_task(data: DataConfig, method: Method) -> Task:
     if not data.data:
         options: dict[str, Any] = {}
         name = data.task or "scratchpad"
-        if name.partition("?")[0] == "scratchpad" and not method.online:
+        if name.partition("?")[0] == "scratchpad" and method.source.reads_responses:
             options["responses"] = "pair" if kind == "preference" else "demonstration"
         return resolve_task(name, options)
     from unipo.tasks.dataset import dataset_task
@@ -172,16 +179,16 @@ def encode_all(
     strange = getattr(policy.tokenizer, "unk_token_id", None)
     if strange is not None and any(strange in ids for ids in encoded.ids):
         events["prompt with tokens the model does not know (kept)"] += sum(strange in ids for ids in encoded.ids)
-    if method.online:
+    if not method.source.reads_responses:
         return tuple(Prompt(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
     prompts: list[Prompt] = []
     for example, ids in zip(encoded.examples, encoded.ids, strict=True):
-        if not example.responses:
+        if not example.responses and not method.online:
             raise DataError(f"example {example.id} has no responses, which {method.name} learns from")
         responses = tuple(
             tuple(encode_response(policy.tokenizer, r.text, example, ids, data.chat)) for r in example.responses
         )
-        longest = len(ids) + max(len(r) for r in responses)
+        longest = len(ids) + max((len(r) for r in responses), default=0)
         if longest > policy.context_window:
             if data.long_prompts == "stop":
                 raise DataError(
@@ -205,6 +212,20 @@ def _check_evidence(method: Method, prompts: Sequence[Prompt]) -> None:
             f"{method.name} shows the right answer to the model, but {len(without)} of {len(prompts)} prompts have none "
             f"(first: row {without[0]}); map it with --data.fields.answer, or use grpo"
         )
+
+
+def _count_demonstrations(method: Method, prompts: Sequence[Prompt], events: Counter[str]) -> None:
+    """A method that samples can do without the demonstration of some prompts, not of all."""
+    if not method.online or not method.source.reads_responses:
+        return
+    without = sum(not p.responses for p in prompts)
+    if without == len(prompts):
+        raise DataError(
+            f"{method.name} learns from demonstrations too, but no prompt has one; map the field with "
+            "--data.fields.response"
+        )
+    if without:
+        events["prompt without a demonstration (kept)"] += without
 
 
 def end_report(events: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.errors import DataError, RewardError
@@ -53,6 +54,8 @@ class Sampler:
     ) -> None:
         self.policy, self.engine, self.reward = policy, engine, reward
         self.group = method.source.group
+        self.mixed = "demonstration" in method.source.adds
+        self.solved = "solution" in method.source.adds
         self.sampling, self.seed, self.ranks = sampling, seed, ranks
 
     def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
@@ -76,15 +79,22 @@ class Sampler:
                 texts[i], scores[i] = rank_scores[0].texts[place], rank_scores[0].scores[place]
             for item in rank_scores:
                 events.update(item.events)
-        batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
         parts = _part_means([s for group in scores for s in group])
+        sampled = sum(len(r.tokens) for g in ordered for r in g)
+        shown = add_demonstrations(prompts, ordered, texts, scores) if self.mixed else None
+        batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
+        if self.solved:
+            solutions = [p.example.responses[0].text if p.example.responses else None for p in prompts]
+            batch = batch.with_columns(None, solution=solutions)
+        if shown is not None:
+            batch = batch.with_columns(None, demonstration=shown)
         return Collected(
             batch,
             events,
             parts,
             generated - start,
             rewarded - generated,
-            sum(len(r.tokens) for g in ordered for r in g),
+            sampled,
         )
 
 
@@ -152,6 +162,26 @@ def check_scores(scores: Scores, samples: Sequence[Sample], name: str) -> None:
             )
 
 
+def add_demonstrations(
+    prompts: Sequence[Prompt],
+    groups: list[list[Rollout]],
+    texts: list[list[str]],
+    scores: list[list[dict[str, Any]]],
+) -> Tensor:
+    """Put each prompt's first response of the data after its sampled ones, unscored, in place. [S] bool: is one."""
+    flags: list[bool] = []
+    for prompt, group, said, marks in zip(prompts, groups, texts, scores, strict=True):
+        flags += [False] * len(group)
+        if not prompt.responses:
+            continue
+        nothing = torch.zeros(len(prompt.responses[0]), dtype=group[0].logp.dtype)
+        group.append(Rollout(torch.tensor(prompt.responses[0], dtype=torch.int64), nothing, nothing, False))
+        said.append(prompt.example.responses[0].text)
+        marks.append({"total": None, "score": None, "extracted": None, "parts": {}})
+        flags.append(True)
+    return torch.tensor(flags, dtype=torch.bool)
+
+
 def rollout_batch(
     prompts: Sequence[Prompt],
     groups: list[list[Rollout]],
@@ -178,6 +208,7 @@ def rollout_batch(
         truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
         sample_id=torch.tensor(ids, dtype=torch.int64),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
+        prompt=[p.example.prompt for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[t for g in texts for t in g],
@@ -228,6 +259,7 @@ def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
             [p.draw * 1_000_000 + j for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
         ),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
+        prompt=[p.example.prompt for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[p.example.responses[j].text for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))],

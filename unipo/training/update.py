@@ -29,14 +29,21 @@ class UpdateReport:
     rate: float = 0.0
     steps: int = 0
     skipped: int = 0
+    refused: int = 0
     positions: int = 0
     computed: int = 0
     pieces: int = 0
+    passes: int = 0
     seconds: float = 0.0
     ratio: list[Tensor] = field(default_factory=list)
     clipped: list[Tensor] = field(default_factory=list)
     gap: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
+
+    def count(self, extra: UpdateReport) -> None:
+        """Add the work (not the losses) of an extra update of the same step."""
+        for name in ("positions", "computed", "pieces", "passes", "refused", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(extra, name))
 
 
 def run_updates(
@@ -51,18 +58,19 @@ def run_updates(
 ) -> UpdateReport:
     """All optimiser steps on one judged batch.
 
-    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', or 'recompute'.  tape: what the
-    engine kept while sampling this batch; the step that follows with the same weights reads it.
+    old_logp: 'live' (single update: the old policy is the current one), 'behaviour', 'recompute', or 'stored' (the
+    batch has them).  tape: what the engine kept while sampling this batch; the step that follows with the same weights
+    reads it.
     """
     start = time.perf_counter()
     report = UpdateReport()
     if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
-    wants_entropy = "entropy" in method.needs
     for _ in range(method.source.epochs):
+        report.passes += method.divergence is not None
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report, tape)
+            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, report, tape)
             policy.updates += 1
             policy.update_reference()
     report.seconds = time.perf_counter() - start
@@ -75,7 +83,6 @@ def _one_step(
     policy: Policy,
     optimiser: Optimiser,
     ranks: Ranks,
-    wants_entropy: bool,
     report: UpdateReport,
     tape: Tape | None,
 ) -> None:
@@ -87,8 +94,7 @@ def _one_step(
     totals: dict[str, float] = {}
     pieces = list(micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks))
     for number, (piece, wanted) in enumerate(pieces, start=1):
-        columns = policy.columns(piece, wanted, wants_entropy, tape, final=number == len(pieces))
-        live = piece.with_columns(None, **columns)
+        live = forward(method, piece, wanted, policy, tape, final=number == len(pieces))
         value = loss(method, live)
         if not bool(torch.isfinite(value.total)):
             raise TrainingError(
@@ -104,10 +110,20 @@ def _one_step(
         report.positions += piece.layout.n_tokens + piece.layout.n_context
     ranks.sum_gradients([p for _, p in optimiser.named])
     report.rate = optimiser.rate
+    refused = optimiser.refused
     report.grad_norm = optimiser.step()
+    report.refused += optimiser.refused - refused
     report.steps += 1
     for name, x in _summed(totals, ranks).items():
         report.losses[name] = report.losses.get(name, 0.0) + x
+
+
+def forward(
+    method: Method, piece: Batch, wanted: Tensor, policy: Policy, tape: Tape | None = None, final: bool = False
+) -> Batch:
+    """A micro-batch with the live columns its method reads, from the pass with gradient. tape, final: as `columns`."""
+    columns = policy.columns(piece, wanted, "entropy" in method.needs, method.divergence, tape, final)
+    return piece.with_columns(None, **columns)
 
 
 def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
@@ -146,7 +162,11 @@ def micro_batches(
 
 
 def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:
-    """Keep the log-ratios of computed tokens for metrics (detached)."""
+    """Keep the log-ratios of computed tokens that were sampled, or read by an offline method, for metrics (detached)."""
+    if live.has("demonstration"):
+        wanted = wanted & ~live.layout.to_tokens(live.demonstration)
+        if not bool(wanted.any()):
+            return
     logp = live.logp.detach()[wanted]
     if live.has("old_logp"):
         report.ratio.append((logp - live.old_logp[wanted]).to(torch.float32))

@@ -1,0 +1,54 @@
+"""Models from directories and the hub, and adapters on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import logging as hf_logging
+
+from unipo.errors import ConfigError, MissingExtra
+from unipo.policy.spec import LoraSpec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A causal language model from a directory or hub id. Remote code is never run."""
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ConfigError(f"{path} holds no weights (*.safetensors); it contains: {_listing(folder)}")
+    if not folder.exists() and path.count("/") != 1:
+        raise ConfigError(f"model {path!r} is neither a directory nor a Hugging Face id (organisation/name)")
+    before = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
+    finally:
+        if before:
+            hf_logging.enable_progress_bar()
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+def _listing(folder: Path) -> str:
+    return ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+
+
+def add_lora(model: nn.Module, lora: LoraSpec) -> nn.Module:
+    """Wrap in peft's LoRA; only the adapters are trained."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtra("peft", "lora", "training adapters") from error
+    targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)  # type: ignore[arg-type,no-any-return]

@@ -1,0 +1,73 @@
+"""The extra update that a guard asks for: on the batch before, one step, before the usual update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from unipo.batch import Batch
+from unipo.method import Method
+from unipo.parts.part import Scorer
+from unipo.policy.model import Policy
+from unipo.training.optim import Optimiser
+from unipo.training.ranks import Ranks
+from unipo.training.update import UpdateReport, run_updates
+
+
+@dataclass
+class Replays:
+    """Keeps the batch before for a method's guard, and makes the extra updates. `stored` is its whole state.
+
+    exact: the engine's log-probs are the trainer's; recompute: the old policy's are computed at every batch anyway.
+    """
+
+    method: Method
+    policy: Policy
+    optimiser: Optimiser
+    ranks: Ranks
+    scorer: Scorer
+    exact: bool
+    recompute: bool
+    stored: Batch | None = None
+
+    def __call__(self, batch: Batch) -> tuple[Batch, UpdateReport | None, dict[str, float]]:
+        """(the batch to go on with, report of the extra update if there was one, what the guard tells).
+
+        Without an extra update the batch goes on untouched.  After one, the current policy is no longer the one
+        that sampled, so the batch takes the old log-probs along.
+        """
+        guard = self.method.guard
+        if guard is None:
+            return batch, None, {}
+        asked = guard(batch, self.stored)
+        told = {**guard.told(batch), "guard/updates": 0.0}
+        before, self.stored = self.stored, self._kept(batch)
+        if "old_logp" in self.stored.columns and (asked is not None or self.recompute):
+            batch = batch.with_columns(None, old_logp=self.stored.old_logp)
+        if asked is None or before is None:
+            return batch, None, told
+        taken = self.optimiser.taken
+        report = run_updates(
+            self.method.replay,
+            replace(before.with_columns(None, advantage=asked), step=batch.step, total_steps=batch.total_steps),
+            *(self.policy, self.optimiser, self.ranks, self.scorer),
+            old_logp="stored",
+        )
+        self.optimiser.taken = taken
+        return batch, report, told | {"guard/updates": float(report.steps), **_observed(report)}
+
+    def _kept(self, batch: Batch) -> Batch:
+        """What the guard and an extra update read of this batch, the old policy's log-probs among it."""
+        guard, replay = self.method.guard, self.method.replay
+        assert guard is not None
+        needs = {"context", "tokens", *guard.needs, *replay.objective.needs, *replay.average.needs}
+        if "old_logp" in {*replay.objective.needs, *self.method.needs} and not batch.has("old_logp"):
+            exact = self.exact and batch.has("behaviour_logp")
+            logp = batch.behaviour_logp if exact else self.scorer.logp(batch)
+            batch = batch.with_columns(None, old_logp=logp)
+        kept = batch.without(*(set(batch.columns) - needs - {"old_logp"}))
+        return replace(kept, states={})
+
+
+def _observed(report: UpdateReport) -> Mapping[str, float]:
+    return {"guard/loss": sum(report.losses.values()), "guard/grad_norm": report.grad_norm}

@@ -1,0 +1,107 @@
+"""Whether a composition of parts can work: whoever reads a column comes after whoever makes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unipo.columns import COLUMNS, STAGES
+from unipo.errors import ConfigError
+from unipo.parts.average import GroupMean, SequenceMean
+from unipo.parts.part import Part, Selection
+
+if TYPE_CHECKING:
+    from unipo.method import Method, Term
+
+# The last stage whose columns the parts of a field may read.
+_FIELD_STAGE = {
+    "curriculum": "reward",
+    "selection": "reward",
+    "shaping": "signal",
+    "advantage": "signal",
+    "credit": "advantage",
+    "objective": "forward",
+    "regularisers": "forward",
+    "extra": "forward",
+    "guard": "forward",
+}
+_LOSSES = ("objective", "regularisers", "extra")
+_MADE_BY_JUDGE = frozenset({"mask"})
+
+
+def validate(method: Method) -> None:
+    """Raise ConfigError, naming the part, where a method's parts do not fit together."""
+    where = f"method {method.name!r}"
+    for name, part in method.parts:
+        for need in part.needs:
+            _check_column(method, name, part, need)
+        if isinstance(part, Selection) and part.late and (method.advantage is None or part.level == "prompt"):
+            raise ConfigError(
+                f"{where}: {type(part).__name__} selects after credit, so the method needs an advantage and the part "
+                "the level sequence or token"
+            )
+        if part.smallest_group > method.source.group:
+            raise ConfigError(
+                f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
+                f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
+            )
+    for term in method.terms:
+        _check_average(where, term)
+    if method.advantage is not None and method.advantage.level != "sequence":
+        reader = next((part for _, part in method.parts if "sequence_advantage" in part.needs), None)
+        if reader is not None:
+            raise ConfigError(
+                f"{where}: {type(reader).__name__} needs one advantage per response, and "
+                f"{type(method.advantage).__name__} gives one per token"
+            )
+    if len({d for t in method.terms if (d := t.objective.divergence) is not None}) > 1:
+        raise ConfigError(f"{where}: two terms ask for different divergences from the teacher; one pass measures one")
+    if method.guard is not None and method.guard.objective is not None:
+        validate(method.replay)
+
+
+def _check_column(method: Method, name: str, part: Part, need: str) -> None:
+    """Can this part of this field read this column?"""
+    where = f"method {method.name!r}: {type(part).__name__}"
+    known = COLUMNS.get(need)
+    late = isinstance(part, Selection) and part.late
+    brought = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
+    if need in brought:
+        return
+    if need in _MADE_BY_JUDGE or any(need in s.adds for s in method.providers()):
+        if name not in ("curriculum", "selection") or late:
+            return
+        raise ConfigError(
+            f"{where} ({name}) needs column {need!r}, but {name} comes before any signal is computed; select by what "
+            "the source or the rewards give"
+        )
+    if known is None:
+        raise ConfigError(f"{where} needs column {need!r}, which no part provides")
+    if known.stage == "forward" and name in _LOSSES:
+        return
+    limit = STAGES.index("credit" if late else _FIELD_STAGE.get(name, "forward"))
+    given = known.stage in ("advantage", "credit")
+    if given and method.advantage is not None and limit >= STAGES.index("advantage"):
+        return
+    hint = f"it exists after the {known.stage} stage"
+    if known.stage == "signal":
+        hint = "no part of the method provides it"
+    if known.stage in ("source", "reward"):
+        hint = f"the source {type(method.source).__name__} does not provide it"
+    if given:
+        hint = "set advantage=..., or use an objective that needs none"
+    raise ConfigError(f"{where} ({name}) needs column {need!r}; {hint}")
+
+
+def _check_average(where: str, term: Term) -> None:
+    """Does the average weigh the units that the objective gives?"""
+    unit, objective, average = term.objective.level, type(term.objective).__name__, type(term.average).__name__
+    if (unit == "prompt") != isinstance(term.average.unwrapped, GroupMean):
+        raise ConfigError(
+            f"{where}: {objective} gives one loss per {unit}, which {average} does not average; "
+            f"use {'GroupMean()' if unit == 'prompt' else 'TokenMean() or SequenceMean()'}"
+        )
+    if unit == "sequence" and not isinstance(term.average.unwrapped, SequenceMean):
+        raise ConfigError(
+            f"{where}: {objective} gives one loss per response; {average} would weigh it by its length. "
+            "Use SequenceMean()"
+        )
