@@ -36,6 +36,8 @@ COLUMNS: dict[str, Column] = _columns(
     ("behaviour_entropy", "token", "source", "entropy of the distribution it was sampled from, nats"),
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
+    ("unfinished", "sequence", "source", "bool: its source goes on writing it at the next step; it has no reward yet"),
+    ("fresh", "token", "source", "bool: written at this step; older tokens were trained on at theirs"),
     ("sample_id", "sequence", "source", "int: unique in the run"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
     ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
@@ -46,15 +48,19 @@ COLUMNS: dict[str, Column] = _columns(
     ("score", "sequence", "reward", "the task's own score before weights and shaping (1 = right)"),
     ("reward", "sequence", "reward", "total reward"),
     ("scored", "sequence", "reward", "bool: the reward exists; others leave every statistic and the loss"),
+    ("token_reward", "token", "reward", "reward of single tokens, beside the response's own, which falls on its last"),
     ("old_logp", "token", "signal", "log-prob under the policy at the start of the update batch, no gradient"),
     ("reference_logp", "token", "signal", "log-prob under the reference policy"),
     ("evidence_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows the right answer"),
     ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
+    ("value", "token", "signal", "return that the value model expects, read before the token is written"),
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
+    ("returns", "token", "advantage", "what the value model learns to expect at each token"),
     ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
+    ("live_value", "token", "forward", "value under the current value model, with gradient"),
 )
 
 

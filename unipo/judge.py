@@ -53,14 +53,16 @@ def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> 
 
 
 def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
-    """Reward -> shaping -> advantage -> credit. Adds mask, (reward), sequence_advantage, advantage.
+    """Reward -> shaping -> advantage -> credit. Adds mask, (reward), sequence_advantage, advantage, (returns).
 
     An offline method only gets its mask.  Tokens off the mask have advantage 0.
     """
     batch = with_mask(method, batch)
+    if "token_reward" in method.needs and not batch.has("token_reward"):
+        batch = batch.with_columns(None, token_reward=torch.zeros(batch.layout.n_tokens, dtype=torch.float64))
     for shaping in method.shaping:
         batch = provide(method, batch, shaping, scorer)
-        batch = batch.with_columns(None, reward=shaping(batch))
+        batch = batch.with_columns(None, **{shaping.adds[0]: shaping(batch)})
     if method.advantage is None:
         return batch
     batch = provide(method, batch, method.advantage, scorer)
@@ -73,6 +75,9 @@ def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
         batch = provide(method, batch, credit, scorer)
         value = credit(batch)
         batch = batch.with_columns(None, advantage=torch.where(batch.mask, value, torch.zeros_like(value)))
+    if method.value is not None:
+        batch = provide(method, batch, method.value, scorer)
+        batch = batch.with_columns(None, returns=method.value.returns(batch))
     return batch
 
 

@@ -17,6 +17,7 @@ from unipo.parts.average import Average, ConstantNormaliser, GroupMean, Sequence
 from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping, Signal
 from unipo.parts.shaping import SoftOverlong
 from unipo.parts.source import Source
+from unipo.parts.value import ValueLearning
 from unipo.signals import DEFAULT_SIGNALS
 
 
@@ -56,6 +57,7 @@ _FIELD_STAGE = {
     "objective": "forward",
     "regularisers": "forward",
     "extra": "forward",
+    "value": "forward",
 }
 
 
@@ -64,7 +66,8 @@ class Method:
     """A named composition.
 
     selection, shaping, credit, regularisers, extra run in the order given.  average applies to the objective
-    and the regularisers; `extra` are further terms with averages of their own.  defaults: training settings the
+    and the regularisers; `extra` are further terms with averages of their own.  value: a value model is learned beside
+    the policy.  defaults: training settings the
     source recommends (learning_rate, ...), used unless the user sets them.  notes: numbered implementation
     details; doubts: what the sources leave open.
     """
@@ -81,6 +84,7 @@ class Method:
     credit: tuple[Credit, ...] = ()
     regularisers: tuple[Regulariser, ...] = ()
     extra: tuple[Term, ...] = ()
+    value: ValueLearning | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -119,7 +123,10 @@ class Method:
         """All addends of the loss with non-zero coefficient."""
         main = (Term(self.objective, self.average),)
         regular = tuple(Term(r, self._average_of(r), r.coefficient) for r in self.regularisers if r.coefficient)
-        return main + regular + tuple(t for t in self.extra if t.coefficient)
+        extra = tuple(t for t in self.extra if t.coefficient)
+        if self.value is not None and self.value.shared:
+            extra += (Term(self.value, self.value.average, self.value.coefficient),)
+        return main + regular + extra
 
     def _average_of(self, part: Objective) -> Average:
         return TokenMean() if isinstance(self.average, GroupMean) and part.level != "prompt" else self.average
@@ -193,6 +200,8 @@ class Method:
             for t in self.extra
             if t.coefficient
         ]
+        if self.value is not None:
+            rows += [("value", self.value.formula())]
         rows += [("average", self.average.formula() + "   (counted over the whole update batch)")]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
@@ -217,6 +226,8 @@ def _parts(method: Method) -> Iterator[tuple[str, Part]]:
     for term in (t for t in method.extra if t.coefficient):
         yield "extra", term.objective
         yield "extra", term.average
+    if method.value is not None:
+        yield "value", method.value
 
 
 def _changed(base: Any, path: str, value: Any, full: str) -> Any:
@@ -245,13 +256,14 @@ def _changed(base: Any, path: str, value: Any, full: str) -> Any:
 
 def _validate(method: Method) -> None:
     where = f"method {method.name!r}"
-    adds = set(method.source.adds) | {"mask"}
+    made_by_judge = {"mask", "token_reward"}
+    adds = set(method.source.adds) | made_by_judge
     signal_columns = {c for s in method._providers() for c in s.adds}
     for name, part in method.parts:
         limit = STAGES.index(_FIELD_STAGE.get(name, "forward"))
         for need in part.needs:
             known = COLUMNS.get(need)
-            if name == "selection" and need not in method.source.adds and (need in signal_columns or need == "mask"):
+            if name == "selection" and need not in method.source.adds and (need in signal_columns | made_by_judge):
                 raise ConfigError(
                     f"{where}: {type(part).__name__} (selection) needs column {need!r}, but selection comes before "
                     f"any signal is computed; select by what the source or the rewards give"
@@ -260,7 +272,7 @@ def _validate(method: Method) -> None:
                 continue
             if known is None:
                 raise ConfigError(f"{where}: {type(part).__name__} needs column {need!r}, which no part provides")
-            if known.stage == "forward" and name in ("objective", "regularisers", "extra"):
+            if known.stage == "forward" and name in ("objective", "regularisers", "extra", "value"):
                 continue
             if (
                 known.stage in ("advantage", "credit")
@@ -310,6 +322,7 @@ def diff(before: Method, after: Method) -> list[Change]:
         "average",
         "regularisers",
         "extra",
+        "value",
     ):
         changes += _diff_value(name, getattr(before, name), getattr(after, name))
     return changes

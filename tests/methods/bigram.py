@@ -15,7 +15,7 @@ class Bigram:
     """logit(token | previous, prompt) = table[previous, token] + prompt_table[sum of prompt mod V, token].
 
     The first token of a response follows the prompt's last token.  float64.  It is a `Scorer` (no gradient:
-    `logp`, `encode`) and a differentiable policy (`live`).  `calls` records what it was asked to score.
+    `logp`, `encode`) and a differentiable policy (`live`), with values on the same tables.  `calls` records what it was asked to score.
     """
 
     def __init__(self, seed: int) -> None:
@@ -30,6 +30,10 @@ class Bigram:
 
     def distribution(self, batch: Batch, theta: Tensor) -> Tensor:
         """[T, V] log-probs at every position."""
+        return self._read(batch, theta).log_softmax(-1)
+
+    def _read(self, batch: Batch, theta: Tensor) -> Tensor:
+        """[T, V] what the tables say at every position."""
         layout = batch.layout
         last = batch.context[layout.context_starts + layout.context_lengths - 1]
         total = torch.zeros(layout.n_prompts, dtype=torch.int64)
@@ -37,7 +41,11 @@ class Bigram:
         total = total.index_add(0, owner, batch.context) % VOCABULARY
         before = torch.cat([batch.tokens.new_zeros(1), batch.tokens[:-1]]) if layout.n_tokens else batch.tokens
         before = torch.where(layout.token_position == 0, last[layout.token_prompt], before)
-        return (theta[0][before] + theta[1][total][layout.token_prompt]).log_softmax(-1)
+        return theta[0][before] + theta[1][total][layout.token_prompt]
+
+    def _values(self, batch: Batch, theta: Tensor) -> Tensor:
+        """[T] a value head on the same tables, which sees what the log-prob of the token sees."""
+        return 0.3 * self._read(batch, theta)[:, :3].sum(1)
 
     def _of_tokens(self, batch: Batch, theta: Tensor) -> Tensor:
         return self.distribution(batch, theta).gather(1, batch.tokens[:, None])[:, 0]
@@ -46,12 +54,17 @@ class Bigram:
         """The batch with `logp` and `entropy` under the current weights, with gradient."""
         full = self.distribution(batch, self.theta)
         logp = full.gather(1, batch.tokens[:, None])[:, 0]
-        return batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1))
+        value = self._values(batch, self.theta)
+        return batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1), live_value=value)
 
     # -- Scorer ------------------------------------------------------------------------------------
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         self.calls.append((weights, batch))
         return self._of_tokens(batch, self.theta.detach() if weights == "policy" else self.reference)
+
+    def value(self, batch: Batch) -> Tensor:
+        self.calls.append(("value", batch))
+        return self._values(batch, self.theta.detach())
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) % VOCABULARY for c in text]
@@ -63,6 +76,9 @@ class Spoiling(Bigram):
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         poison = float("nan") if weights == "reference" else float("-inf")
         return torch.where(batch.trainable, super().logp(batch, weights), poison)
+
+    def value(self, batch: Batch) -> Tensor:
+        return torch.where(batch.trainable, super().value(batch), float("nan"))
 
 
 def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:

@@ -209,7 +209,10 @@ def test_models_are_asked_only_for_what_is_needed_and_once(method: Method) -> No
     _, policy, batch = ready(method, 0)
     asked = [weights for weights, _ in policy.calls]
     assert asked.count("reference") == int(method.needs_reference())
-    assert asked.count("policy") <= len([c for s in method.signals for c in s.adds if c != "reference_logp"])
+    assert asked.count("value") == int("value" in method.needs)
+    assert asked.count("policy") <= len(
+        [c for s in method.signals for c in s.adds if c not in ("reference_logp", "value")]
+    )
     assert not batch.has("logp")
 
 
@@ -247,7 +250,20 @@ def test_memory_survives_a_step_and_a_save(method: Method, tmp_path_factory: pyt
 
 
 # -- the composition ------------------------------------------------------------------------------------------
-FIELDS = ("source", "selection", "shaping", "advantage", "credit", "objective", "average", "regularisers", "extra")
+FIELDS = (
+    *(
+        "source",
+        "selection",
+        "shaping",
+        "advantage",
+        "credit",
+        "objective",
+        "average",
+        "regularisers",
+        "extra",
+        "value",
+    ),
+)
 
 
 @derived

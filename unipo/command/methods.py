@@ -23,7 +23,20 @@ examples:
   unipo methods --by objective   grouped by the loss they share
   unipo methods --json"""
 
-FIELDS = ("source", "selection", "shaping", "advantage", "credit", "objective", "average", "regularisers", "extra")
+FIELDS = (
+    *(
+        "source",
+        "selection",
+        "shaping",
+        "advantage",
+        "credit",
+        "objective",
+        "average",
+        "regularisers",
+        "extra",
+        "value",
+    ),
+)
 PLUGIN = arg(help="Python file that registers methods of your own; may be given several times", help_behavior_hint="")
 
 

@@ -8,4 +8,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     weights,
     evidence,
     preference,
+    actor_critic,
 )

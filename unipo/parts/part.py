@@ -64,6 +64,10 @@ class Scorer(Protocol):
         """[T] log-prob of `batch.tokens` after `batch.context` under 'policy' or 'reference' weights."""
         ...
 
+    def value(self, batch: Batch) -> Tensor:
+        """[T] what the value model expects before each token. Only for methods with `value=ValueLearning(...)`."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a piece of text, without special tokens."""
         ...
@@ -88,7 +92,9 @@ class Signal(Part):
 
 @dataclass(frozen=True)
 class Shaping(Part):
-    """Reward to reward. Returns [S]."""
+    """Reward to reward. Returns the column named by `adds`: `reward` [S], or `token_reward` [T]."""
+
+    adds: ClassVar[tuple[str, ...]] = ("reward",)
 
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError

@@ -74,14 +74,23 @@ class Policy:
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31)
 
     # -- scoring ---------------------------------------------------------------------------------
-    def columns(self, batch: Batch, required: Tensor, entropy: bool = False) -> dict[str, Tensor]:
-        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required."""
+    def columns(
+        self, batch: Batch, required: Tensor, entropy: bool = False, value: nn.Module | None = None
+    ) -> dict[str, Tensor]:
+        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required.
+
+        value: a head [R, d] -> [R] on the same hidden states, which fills `live_value`."""
         plan = make_plan(batch, required)
-        logp, ent = self._score(self.model, plan, entropy)
+        hidden = self.read_hidden(self.causal, plan)
+        logp, ent = self._logp_of(self.causal, hidden, plan, entropy)
         filled = {"logp": torch.zeros(batch.layout.n_tokens, dtype=logp.dtype, device=logp.device)}
         filled["logp"] = filled["logp"].index_copy(0, plan.required, logp)
         if entropy:
             filled["entropy"] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, ent)
+        if value is not None:
+            live = value(hidden)
+            empty = torch.zeros(batch.layout.n_tokens, dtype=live.dtype, device=live.device)
+            filled["live_value"] = empty.index_copy(0, plan.required, live)
         return filled
 
     @torch.no_grad()
@@ -102,18 +111,24 @@ class Policy:
 
     def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
         causal = causal_of(model)
+        return self._logp_of(causal, self.read_hidden(causal, plan), plan, entropy)
+
+    def read_hidden(self, causal: PreTrainedModel, plan: Plan) -> Tensor:
+        """[R, d] hidden states of a model that reads like this policy, where the required tokens are predicted."""
         if plan.longest > self.context_window:
             raise DataError(
                 f"a sequence needs {plan.longest} positions, the model has {self.context_window}: "
                 "shorten prompts (--max-prompt) or responses (--max-tokens)"
             )
         with self._autocast():
-            hidden = backbone_hidden(causal, plan)
+            return backbone_hidden(causal, plan)[plan.read]
+
+    def _logp_of(self, causal: PreTrainedModel, hidden: Tensor, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
         weight, bias = head_weight(causal)
         spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
         if self.spec.compute == "bfloat16":
             spec = replace(spec, compute=torch.bfloat16)
-        return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+        return linear_logp(hidden, weight, plan.target, spec, bias)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":

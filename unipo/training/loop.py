@@ -19,6 +19,7 @@ from unipo.judge import judge, remember
 from unipo.parts.selection import DynamicSampling
 from unipo.parts.source import Source
 from unipo.training.config import TrainConfig
+from unipo.training.critic import Critic
 from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
@@ -37,10 +38,15 @@ class Trainer:
         self.config: TrainConfig = setup.config
         self.method = setup.method
         self.policy = setup.policy
-        self.scorer = RankedScorer(self.policy, self.ranks)
+        self.scorer = RankedScorer(self.policy, self.ranks, setup.value)
         self.stream = PromptStream(setup.train, self.config.seed)
         total = self.config.steps * self.method.source.updates
-        self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
+        self.critic: Critic | None = None
+        trained = self.policy.named_parameters()
+        if self.method.value is not None and setup.value is not None:
+            self.critic = Critic(setup.value, self.method.value, self.config.optim, total, self.ranks)
+            trained += setup.value.named_parameters() if setup.value.shared else []
+        self.optimiser = Optimiser(self.config.optim, trained, total)
         self.states: dict[str, Any] = {}
         self.surplus: Batch | None = None
         self.step_number = 0
@@ -85,7 +91,9 @@ class Trainer:
         return metrics, batch
 
     def _update(self, batch: Batch) -> UpdateReport:
-        return run_updates(self.method, batch, self.policy, self.optimiser, self.ranks, self.scorer, self.old_logp)
+        return run_updates(
+            self.method, batch, self.policy, self.optimiser, self.ranks, self.scorer, self.old_logp, self.critic
+        )
 
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
@@ -179,6 +187,7 @@ class Trainer:
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.surplus,
+            "value": None if self.critic is None else self.critic.state(),
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -197,6 +206,8 @@ class Trainer:
         self.optimiser.load(state["optimiser"])
         self.states, self.surplus = state["states"], state["surplus"]
         self.policy.updates = state["updates"]
+        if self.critic is not None:
+            self.critic.load(state["value"])
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])
 

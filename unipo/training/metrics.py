@@ -34,6 +34,12 @@ GLOSSARY: dict[str, str] = {
     "loss": "value of the loss, summed over its terms (its sign and size mean little for policy gradients)",
     "grad_norm": "gradient norm before clipping, of the last optimiser step",
     "learning_rate": "of the last optimiser step",
+    "value/mean": "mean of what the value model expected, over the tokens it learns from",
+    "value/explained": "1 - variance(returns - values) / variance(returns): 1 is perfect, 0 no better than a constant",
+    "value/loss": "loss of a value model with an optimiser of its own, summed over its steps",
+    "value/grad_norm learning_rate": "of its last optimiser step",
+    "value/forwarded": "positions forwarded with gradient for it",
+    "value/skipped": "its optimiser steps not taken because no token had a target",
     "updates/skipped": "optimiser steps not taken because no token had a gradient",
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
     "tokens/computed": "token log-probs computed with gradient",
@@ -72,8 +78,21 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
         out["entropy"] = float(batch.behaviour_entropy[batch.trainable].double().mean())
     if batch.has("advantage") and bool(batch.mask.any()):
         out["advantage/abs"] = float(batch.advantage[batch.mask].abs().mean())
+    if method.value is not None and batch.has("returns"):
+        out |= _value_metrics(batch, method.value.active(batch))
     for name, count in sorted(collected.events.items()):
         out[f"events/{name}"] = float(count)
+    return out
+
+
+def _value_metrics(batch: Batch, where: Tensor) -> dict[str, float]:
+    value, returns = batch.value[where].double(), batch.returns[where].double()
+    if not len(value):
+        return {}
+    out = {"value/mean": float(value.mean())}
+    spread = float(returns.var(unbiased=False))
+    if spread > 0:
+        out["value/explained"] = 1 - float((returns - value).var(unbiased=False)) / spread
     return out
 
 
@@ -98,6 +117,7 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
     if report.gap:
         first = report.gap[0].abs()
         out["gap/mean"], out["gap/max"] = float(first.mean()), float(first.max())
+    out |= {f"value/{name}": x for name, x in report.value.items()}
     if report.reference_kl:
         out["kl/reference"] = float(torch.cat(report.reference_kl).mean())
     return out

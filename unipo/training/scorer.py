@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unipo.batch import Batch
+from unipo.errors import ConfigError
 from unipo.policy.model import Policy
+from unipo.policy.value import ValueModel
 from unipo.training.ranks import Ranks
 
 
@@ -19,32 +22,43 @@ class RankedScorer:
 
     policy: Policy
     ranks: Ranks
+    value_model: ValueModel | None = None
     passes: int = 0
     positions: int = 0
     seconds: float = 0.0
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
+        return self._score(batch, lambda part: self.policy.logp(part, weights))
+
+    def value(self, batch: Batch) -> Tensor:
+        if self.value_model is None:
+            raise ConfigError(
+                "a part reads `value`, but the method learns no value model: give it value=ValueLearning()"
+            )
+        return self._score(batch, self.value_model.values)
+
+    def _score(self, batch: Batch, model: Callable[[Batch], Tensor]) -> Tensor:
         start = time.perf_counter()
         layout = batch.layout
         costs = (layout.group_sum(layout.seq_lengths) + layout.context_lengths).tolist()
         mine = self.ranks.share(costs)[self.ranks.rank]
         self.passes += 1
         if len(mine) == layout.n_prompts:
-            out = self.policy.logp(batch, weights)
+            out = model(batch)
             self.positions += layout.n_tokens + layout.n_context
         else:
-            out = self._shared(batch, mine, weights)
+            out = self._shared(batch, mine, model)
         self.seconds += time.perf_counter() - start
         return out
 
-    def _shared(self, batch: Batch, mine: list[int], weights: str) -> Tensor:
+    def _shared(self, batch: Batch, mine: list[int], model: Callable[[Batch], Tensor]) -> Tensor:
         chosen = torch.zeros(batch.layout.n_prompts, dtype=torch.bool)
         chosen[mine] = True
         wide = torch.float64 if self.policy.spec.weights == "float64" else torch.float32
         out = torch.zeros(batch.layout.n_tokens, dtype=wide)
         if mine:
             part = batch.take_prompts(chosen)
-            out[chosen[batch.layout.token_prompt]] = self.policy.logp(part, weights).to(wide)
+            out[chosen[batch.layout.token_prompt]] = model(part).to(wide)
             self.positions += part.layout.n_tokens + part.layout.n_context
         return self.ranks.sum_tensor(out)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipo.batch import Batch
 from unipo.errors import TrainingError
@@ -15,13 +16,16 @@ from unipo.judge import loss, provide_for_loss, required_tokens, weigh
 from unipo.method import Method
 from unipo.parts.part import Scorer
 from unipo.policy.model import Policy
+from unipo.training.critic import Critic
 from unipo.training.optim import Optimiser
 from unipo.training.ranks import Ranks
 
 
 @dataclass
 class UpdateReport:
-    """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics."""
+    """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics.
+
+    value: loss, grad_norm, learning_rate, forwarded and skipped of a value model with an optimiser of its own."""
 
     losses: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
@@ -36,10 +40,18 @@ class UpdateReport:
     clipped: list[Tensor] = field(default_factory=list)
     gap: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
+    value: dict[str, float] = field(default_factory=dict)
 
 
 def run_updates(
-    method: Method, batch: Batch, policy: Policy, optimiser: Optimiser, ranks: Ranks, scorer: Scorer, old_logp: str
+    method: Method,
+    batch: Batch,
+    policy: Policy,
+    optimiser: Optimiser,
+    ranks: Ranks,
+    scorer: Scorer,
+    old_logp: str,
+    critic: Critic | None = None,
 ) -> UpdateReport:
     """All optimiser steps on one judged batch.
 
@@ -53,9 +65,13 @@ def run_updates(
     wants_entropy = "entropy" in method.needs
     for _ in range(method.source.epochs):
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report)
-            policy.updates += 1
-            policy.update_reference()
+            if critic is None or not critic.resting(batch.step):
+                head = None if critic is None else critic.policy_head
+                _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report, head)
+                policy.updates += 1
+                policy.update_reference()
+            if critic is not None:
+                critic.step(minibatch, partial(_cut, method, policy.spec.micro_tokens or None, ranks), report.value)
     report.seconds = time.perf_counter() - start
     return merge_reports(ranks.gather_objects(report)) if ranks.world > 1 else report
 
@@ -68,6 +84,7 @@ def _one_step(
     ranks: Ranks,
     wants_entropy: bool,
     report: UpdateReport,
+    value_head: nn.Module | None = None,
 ) -> None:
     optimiser.zero()
     required = required_tokens(method, minibatch)
@@ -76,7 +93,7 @@ def _one_step(
         return
     totals: dict[str, float] = {}
     for piece, wanted in micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks):
-        columns = policy.columns(piece, wanted, entropy=wants_entropy)
+        columns = policy.columns(piece, wanted, entropy=wants_entropy, value=value_head)
         live = piece.with_columns(None, **columns)
         value = loss(method, live)
         if not bool(torch.isfinite(value.total)):
@@ -106,6 +123,9 @@ def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
         setattr(first, name, sum(getattr(r, name) for r in reports))
     for name in ("ratio", "clipped", "gap", "reference_kl"):
         setattr(first, name, [x for r in reports for x in getattr(r, name)])
+    for name in ("loss", "forwarded"):
+        if any(name in r.value for r in reports):
+            first.value[name] = sum(r.value.get(name, 0.0) for r in reports)
     first.seconds = max(r.seconds for r in reports)
     return first
 
@@ -132,6 +152,12 @@ def micro_batches(
         share = share.take_sequences(alive)
     for piece in share.split_by_tokens(budget, whole_groups=whole):
         yield piece, piece.required
+
+
+def _cut(
+    method: Method, budget: int | None, ranks: Ranks, minibatch: Batch, required: Tensor
+) -> Iterator[tuple[Batch, Tensor]]:
+    return micro_batches(method, minibatch, required, budget, ranks)
 
 
 def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:
