@@ -121,7 +121,8 @@ class MissingEndPenalty(Shaping):
 
     def __call__(self, batch: Batch) -> Tensor:
         reward: Tensor = batch.reward
-        return reward - self.penalty * batch.truncated.to(reward.dtype)
+        truncated: Tensor = batch.truncated
+        return reward - self.penalty * truncated.to(reward.dtype)
 
     def formula(self) -> str:
         return f"R_i -= {self.penalty:g} if response i was cut off"
