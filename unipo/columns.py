@@ -41,6 +41,8 @@ COLUMNS: dict[str, Column] = _columns(
     ("sample_id", "sequence", "source", "int: unique in the run"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
     ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
+    ("parent_reward", "sequence", "source", "expected reward where this segment of a tree begins"),
+    ("sibling_std", "sequence", "source", "standard deviation over the segments that begin there"),
     ("row", "prompt", "source", "the data row (a dict)", "object"),
     ("text", "sequence", "source", "decoded response, for rewards and people; never re-encoded", "object"),
     ("answer", "prompt", "source", "ground-truth answer as text, or None", "object"),

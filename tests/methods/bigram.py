@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.layout import Layout
+from unipo.parts.part import Continuations
 
 VOCABULARY = 11
 
@@ -66,6 +67,18 @@ class Bigram:
         self.calls.append(("value", batch))
         return self._values(batch, self.theta.detach())
 
+    def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
+        """Rewards that are a function of the prefix alone; some cannot be scored, some are cut off."""
+        self.calls.append(("continued", batch))
+        layout = batch.layout
+        begun = [
+            [*batch.tokens[int(layout.seq_starts[layout.token_seq[t]]) : t].tolist(), int(layout.token_prompt[t])]
+            for t in at.tolist()
+        ]
+        reward = torch.tensor([[(sum(ids) * 7 + j) % 5 / 4 for j in range(n)] for ids in begun], dtype=torch.float64)
+        reward[:, 0] = float("nan")
+        return Continuations(reward, torch.arange(n).expand(len(begun), n) == 1)
+
     def encode(self, text: str) -> list[int]:
         return [ord(c) % VOCABULARY for c in text]
 
@@ -118,6 +131,8 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         sample_id=torch.arange(n),
         prompt_id=torch.arange(prompts),
         preference=preference.flatten(),
+        parent_reward=torch.rand(n, generator=draw, dtype=torch.float64),
+        sibling_std=torch.rand(n, generator=draw, dtype=torch.float64),
         row=[{} for _ in range(prompts)],
         text=[str(i) for i in range(n)],
         answer=["7" for _ in range(prompts)],

@@ -9,4 +9,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     evidence,
     preference,
     actor_critic,
+    segment,
 )

@@ -57,6 +57,15 @@ class Part:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Continuations:
+    """Responses that were sampled on from some prefixes. reward: [K, n], nan where it could not be scored;
+    truncated: [K, n] bool."""
+
+    reward: Tensor
+    truncated: Tensor
+
+
 class Scorer(Protocol):
     """What a signal may ask of the models. Implemented by `unipo.policy`; no gradient flows."""
 
@@ -66,6 +75,10 @@ class Scorer(Protocol):
 
     def value(self, batch: Batch) -> Tensor:
         """[T] what the value model expects before each token. Only for methods with `value=ValueLearning(...)`."""
+        ...
+
+    def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
+        """Rewards of n fresh responses from each of some places: the prefix that ends just before token `at` [K]."""
         ...
 
     def encode(self, text: str) -> list[int]:

@@ -62,6 +62,42 @@ class OnPolicy(Source):
 
 
 @dataclass(frozen=True)
+class SegmentTree(Source):
+    """The policy samples a tree: at every node `branching[depth]` segments of `segment` tokens, to the end at the last.
+
+    A node where a response ends is a leaf, worth its reward (`truncated_reward` if the token budget ended it); an inner
+    node is worth the mean of its children.  Each edge is an example: the path to it is its prompt, the segment its
+    response, the value at its end its reward.  Edges whose value equals their parent's are dropped.  At most `edges`
+    random edges of a prompt are used at a step; what is left waits, and expires after `keep` steps.
+    Source: SPO (arXiv 2505.23564), SPO-tree; AIFrameResearch/SPO.
+    """
+
+    branching: tuple[int, ...] = (6, 6, 6)
+    segment: int = 600
+    edges: int = 32
+    keep: int = 8
+    truncated_reward: float = 0.0
+    online: ClassVar[bool] = True
+    adds: ClassVar[tuple[str, ...]] = (*OnPolicy.adds, "parent_reward", "sibling_std")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.branching or min(self.branching) < 1 or min(self.segment, self.edges, self.keep) < 1:
+            raise ConfigError(f"SegmentTree: branching, segment, edges and keep must be at least 1, got {self}")
+
+    @property
+    def group(self) -> int:
+        return max(self.branching)
+
+    def formula(self) -> str:
+        shape = "-".join(map(str, self.branching))
+        return (
+            f"tree {shape} of segments of {self.segment} tokens ~ pi_old; at most {self.edges} edges per prompt and "
+            f"step, {self.updates} update(s) per batch"
+        )
+
+
+@dataclass(frozen=True)
 class Demonstrations(Source):
     """Responses that came with the data, one per prompt."""
 

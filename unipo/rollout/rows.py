@@ -61,9 +61,7 @@ class Rows:
         tokens = torch.zeros(n, room, dtype=torch.int64, device=device)
         logp, entropy = torch.zeros(2, n, room, device=device).unbind()
         greedy = sampling.temperature == 0
-        return Rows(
-            drafts, budget, tokens[:, 0], tokens, logp, entropy, seed, [0] * n, [None] * n, greedy, n
-        )
+        return Rows(drafts, budget, tokens[:, 0], tokens, logp, entropy, seed, [0] * n, [None] * n, greedy, n)
 
     @property
     def exhausted(self) -> bool:

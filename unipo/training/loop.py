@@ -19,11 +19,13 @@ from unipo.judge import judge, remember
 from unipo.parts.selection import DynamicSampling
 from unipo.parts.source import Source
 from unipo.training.config import TrainConfig
+from unipo.training.continuations import Continuer
 from unipo.training.critic import Critic
 from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
 from unipo.training.ranks import Ranks
+from unipo.training.samplers import sampler_for
 from unipo.training.scorer import RankedScorer
 from unipo.training.setup import Setup
 from unipo.training.source import Collected, Reader, Sampler
@@ -54,15 +56,9 @@ class Trainer:
         if self.method.online:
             if setup.reward is None:
                 raise TrainingError(f"{self.method.name} samples responses but there is no reward")
-            self.source = Sampler(
-                self.policy,
-                setup.engine,
-                setup.reward,
-                self.method,
-                self.config.sampling,
-                self.config.seed,
-                self.ranks,
-            )
+            where = (self.policy, setup.engine, setup.reward)
+            self.source = sampler_for(self.method, *where, self.config.sampling, self.config.seed, self.ranks)
+            self.scorer.continuer = Continuer(*where, self.config.sampling, self.config.seed, self.ranks)
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
 
     # -- one step --------------------------------------------------------------------------------
@@ -70,7 +66,7 @@ class Trainer:
         """Sample (or read), judge and update once. Returns (metrics, judged batch, None if nothing qualified)."""
         start = time.perf_counter()
         self.step_number += 1
-        self.scorer.passes = 0
+        self.scorer.passes = self.scorer.sampled = 0
         collected = self.collect(progress)
         if collected is None:
             return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0}, None
@@ -85,6 +81,8 @@ class Trainer:
         self.states = dict(remember(self.method, batch).states)
         metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report)
         metrics["passes/extra"] = float(self.scorer.passes)
+        if self.scorer.sampled:
+            metrics["tokens/continued"] = float(self.scorer.sampled)
         metrics["epoch"] = self.stream.epoch
         metrics |= self._warnings(metrics)
         metrics |= self._speed(collected, report, time.perf_counter() - start)
@@ -111,7 +109,7 @@ class Trainer:
         rounds = 0
         while sum(b.layout.n_prompts for b in kept) < wanted:
             rounds += 1
-            made = self.source(self.stream.take(wanted), progress)
+            made = self.source(self.stream.take(self.source.room(wanted)), progress)
             parts.append(made)
             events.update(made.events)
             batch = made.batch
@@ -143,7 +141,7 @@ class Trainer:
         if not kept:
             return None
         batch = kept[0] if len(kept) == 1 else Batch.concat(kept)
-        if have > wanted:
+        if refill is not None and have > wanted:  # a source may make several groups of a prompt
             if getattr(refill, "surplus", "drop") == "keep":
                 self.surplus = batch.take_prompts(range(wanted, have))
             batch = batch.take_prompts(range(wanted))
@@ -187,6 +185,7 @@ class Trainer:
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.surplus,
+            "source": self.source.state(),
             "value": None if self.critic is None else self.critic.state(),
             "updates": self.policy.updates,
             "reference": None
@@ -205,6 +204,7 @@ class Trainer:
         self.stream.drawn = state["drawn"]
         self.optimiser.load(state["optimiser"])
         self.states, self.surplus = state["states"], state["surplus"]
+        self.source.load(state["source"])
         self.policy.updates = state["updates"]
         if self.critic is not None:
             self.critic.load(state["value"])

@@ -42,6 +42,7 @@ GLOSSARY: dict[str, str] = {
     "value/skipped": "its optimiser steps not taken because no token had a target",
     "updates/skipped": "optimiser steps not taken because no token had a gradient",
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
+    "tokens/continued": "tokens sampled on from the middle of responses, to value their segments",
     "tokens/computed": "token log-probs computed with gradient",
     "tokens/forwarded": "positions forwarded with gradient (prompts counted once per group)",
     "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy)",

@@ -11,21 +11,26 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError
+from unipo.parts.part import Continuations
 from unipo.policy.model import Policy
 from unipo.policy.value import ValueModel
+from unipo.training.continuations import Continuer
 from unipo.training.ranks import Ranks
 
 
 @dataclass
 class RankedScorer:
-    """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here."""
+    """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here;
+    sampled: tokens written to continue responses."""
 
     policy: Policy
     ranks: Ranks
     value_model: ValueModel | None = None
+    continuer: Continuer | None = None
     passes: int = 0
     positions: int = 0
     seconds: float = 0.0
+    sampled: int = 0
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         return self._score(batch, lambda part: self.policy.logp(part, weights))
@@ -36,6 +41,13 @@ class RankedScorer:
                 "a part reads `value`, but the method learns no value model: give it value=ValueLearning()"
             )
         return self._score(batch, self.value_model.values)
+
+    def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
+        if self.continuer is None:
+            raise ConfigError("a part samples on from the middle of responses, but this method samples none")
+        drawn, sampled = self.continuer(batch, at, n)
+        self.sampled += sampled
+        return drawn
 
     def _score(self, batch: Batch, model: Callable[[Batch], Tensor]) -> Tensor:
         start = time.perf_counter()

@@ -55,6 +55,17 @@ class Sampler:
         self.group = method.source.group
         self.sampling, self.seed, self.ranks = sampling, seed, ranks
 
+    def room(self, wanted: int) -> int:
+        """How many prompts to draw for a step of `wanted`."""
+        return wanted
+
+    def state(self) -> Any:
+        """Unfinished work that a resumed run goes on with; None for a source without any."""
+        return None
+
+    def load(self, state: Any) -> None:
+        """Take over what `state` gave."""
+
     def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
         """Sample a group for each prompt, every rank its share; all ranks return the same batch."""
         start = time.perf_counter()
@@ -202,6 +213,15 @@ class Reader:
 
     def __init__(self, method: Method) -> None:
         self.method = method
+
+    def room(self, wanted: int) -> int:
+        return wanted
+
+    def state(self) -> Any:
+        return None
+
+    def load(self, state: Any) -> None:
+        """Nothing is kept between steps."""
 
     def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
         return Collected(offline_batch(prompts, "preference" in self.method.source.adds), Counter(), {})
