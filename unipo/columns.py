@@ -56,6 +56,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("evidence_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows the right answer"),
     ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
     ("value", "token", "signal", "return that the value model expects, read before the token is written"),
+    ("segment_value", "token", "signal", "expected reward just before the token; nan where no segment begins"),
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
     ("returns", "token", "advantage", "what the value model learns to expect at each token"),

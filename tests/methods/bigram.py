@@ -131,6 +131,8 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         sample_id=torch.arange(n),
         prompt_id=torch.arange(prompts),
         preference=preference.flatten(),
+        unfinished=~truncated & (torch.rand(n, generator=draw) > 0.6),
+        fresh=torch.rand(tokens, generator=draw) > 0.3,
         parent_reward=torch.rand(n, generator=draw, dtype=torch.float64),
         sibling_std=torch.rand(n, generator=draw, dtype=torch.float64),
         row=[{} for _ in range(prompts)],

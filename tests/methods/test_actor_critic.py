@@ -10,8 +10,10 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.errors import ConfigError
 from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
+from unipo.layout import Layout
 from unipo.method import Method, diff
 from unipo.parts.gae import GAE
+from unipo.parts.selection import FreshTokens
 from unipo.parts.value import ValueLearning
 from unipo.registry import catalogue, get_method
 from unipo.training.setting import changed
@@ -117,6 +119,71 @@ def test_a_shared_method_sums_over_micro_batches(budget: int) -> None:
     ]
     torch.testing.assert_close(torch.stack(pieces).sum(0), whole, rtol=1e-10, atol=1e-10)
     assert bool((required_tokens(SHARED, batch) == batch.mask).all())
+
+
+class Untrained(Bigram):
+    """A value model that has learned nothing yet."""
+
+    def value(self, batch: Batch) -> Tensor:
+        return torch.zeros(batch.layout.n_tokens, dtype=torch.float64)
+
+
+def windowed(scorer: type[Bigram], all_unfinished: bool, **changes: object) -> Batch:
+    method = get_method("t-ppo").but(**changes)
+    batch = random_rollout(0, method.source.group)
+    if all_unfinished:
+        batch = batch.with_columns(
+            None, unfinished=torch.ones_like(batch.unfinished), truncated=torch.zeros_like(batch.truncated)
+        )
+    return judge(method, batch.without(*(set(batch.columns) - set(method.source.adds))), scorer(0))
+
+
+@pytest.mark.parametrize("scorer", [Untrained, Constant])
+def test_a_value_that_says_the_same_everywhere_teaches_unfinished_responses_nothing(scorer: type[Bigram]) -> None:
+    batch = windowed(scorer, all_unfinished=True)
+    assert bool(batch.mask.any())
+    assert not bool((batch.advantage != 0).any())
+    mixed = windowed(scorer, False, **{"advantage.whiten": False})
+    unfinished = batch.layout.to_tokens(mixed.unfinished)
+    assert float(mixed.advantage[unfinished].abs().max()) < 1e-12
+    assert bool((mixed.advantage[~unfinished] != 0).any())
+
+
+def test_policy_and_value_model_learn_from_different_tokens() -> None:
+    batch = windowed(Bigram, False)
+    value = get_method("t-ppo").value
+    assert value is not None
+    finished = batch.layout.to_tokens(~batch.unfinished & batch.scored)
+    assert torch.equal(value.active(batch), batch.trainable & finished)
+    assert torch.equal(batch.mask, batch.trainable & batch.fresh & batch.layout.to_tokens(batch.scored))
+    reward = batch.layout.to_tokens(torch.where(batch.scored, batch.reward, 0.0))
+    torch.testing.assert_close(batch.returns[value.active(batch)], reward[value.active(batch)], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_everything_fresh_and_finished_t_ppo_is_ppo_with_a_monte_carlo_target(seed: int) -> None:
+    t_ppo = get_method("t-ppo").but(shaping=())
+    ppo = get_method("ppo").but(shaping=(), **{"value.lam": 1.0})
+    policy = Bigram(seed)
+    batch = random_rollout(seed, 1)
+    batch = batch.with_columns(None, fresh=torch.ones_like(batch.fresh), unfinished=torch.zeros_like(batch.unfinished))
+    a, b = (judge(m, batch, policy) for m in (t_ppo, ppo))
+    assert torch.equal(a.advantage, b.advantage)
+    assert torch.equal(a.returns, b.returns)
+
+
+def test_the_last_tokens_of_a_window_can_be_left_out() -> None:
+    part = FreshTokens(skip_last=2)
+    layout = Layout.of([4, 4])
+    batch = Batch.of(
+        layout,
+        fresh=torch.tensor([False, True, True, True, True, True, True, True]),
+        unfinished=torch.tensor([True, False]),
+    )
+    assert part(batch).tolist() == [False, True, False, False, True, True, True, True]
+    assert FreshTokens()(batch).tolist() == batch.fresh.tolist()
+    with pytest.raises(ConfigError, match="skip_last must not be negative"):
+        FreshTokens(skip_last=-1)
 
 
 def test_methods_without_a_value_model_never_ask_for_one() -> None:

@@ -142,7 +142,9 @@ def test_no_gradient_reaches_the_values() -> None:
     ).requires_grad
 
 
-@pytest.mark.parametrize("part", [GAE(), GAE(whiten=False, gamma=0.9), GAE(goes_on="truncated"), GAE(lam=1.0)])
+@pytest.mark.parametrize(
+    "part", [GAE(), GAE(whiten=False, gamma=0.9), GAE(goes_on="truncated"), GAE(goes_on="unfinished"), GAE(lam=1.0)]
+)
 def test_it_keeps_what_every_advantage_keeps(part: GAE) -> None:
     assert check_advantage(part).passed
 

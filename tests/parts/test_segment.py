@@ -57,7 +57,7 @@ def test_tokens_that_may_not_be_cut_before_are_not_counted() -> None:
 
 def of_example(**settings: Any) -> Tensor:
     value = tensor([math.nan, 0.5, math.nan, math.nan, 0.75, math.nan, math.nan])
-    batch = batch_of([7], reward=[1.0], behaviour_logp=tensor(P).log()).with_columns("token", segment_value=value)
+    batch = batch_of([7], reward=[1.0], behaviour_logp=tensor(P).log()).with_columns(None, segment_value=value)
     batch = batch.with_columns(None, mask=Uncertain()(batch))
     return SegmentDifference(interval=2, **settings)(batch)
 
@@ -89,7 +89,7 @@ def test_nothing_is_credited_before_the_first_cut_or_without_one() -> None:
 
 
 def test_zero_differences_move_with_the_mean_unless_told_not_to() -> None:
-    batch = batch_of([1, 1], reward=[1.0, 0.0]).with_columns("token", segment_value=tensor([0.0, 0.0]))
+    batch = batch_of([1, 1], reward=[1.0, 0.0]).with_columns(None, segment_value=tensor([0.0, 0.0]))
     plain = SegmentDifference(whiten=False)(batch)
     assert plain.tolist() == [1.0, 0.0]
     torch.testing.assert_close(SegmentDifference()(batch), whitened(plain, batch.mask))
@@ -136,26 +136,17 @@ def test_a_cut_that_nobody_could_score_is_no_cut_and_no_cut_asks_nobody() -> Non
     batch = batch_of([2], behaviour_logp=[-1.0, -1.0], reward=[1.0], **given)
     value = SegmentValues()(batch, Mute())["segment_value"]  # type: ignore[arg-type]
     assert bool(value.isnan().all())
-    assert SegmentDifference(whiten=False)(batch.with_columns("token", segment_value=value)).tolist() == [0.0, 0.0]
+    assert SegmentDifference(whiten=False)(batch.with_columns(None, segment_value=value)).tolist() == [0.0, 0.0]
     sure, teller = batch_of([2], behaviour_logp=[-0.01, -0.02], **given), Teller()
     SegmentValues()(sure, teller)  # type: ignore[arg-type]
     assert teller.asked == []
-
-
-def with_values(batch: Batch, generator: torch.Generator) -> Batch:
-    n, s = batch.layout.n_tokens, batch.layout.n_sequences
-    value = torch.rand(n, generator=generator, dtype=torch.float64)
-    value[torch.rand(n, generator=generator) > 0.3] = math.nan
-    batch = batch.with_columns("token", segment_value=value)
-    parent, spread = torch.rand(2, s, generator=generator, dtype=torch.float64).unbind()
-    return batch.with_columns(None, parent_reward=parent, sibling_std=spread)
 
 
 @pytest.mark.parametrize(
     "part", [SegmentDifference(), SegmentDifference(whiten=False), TreeDifference(), TreeDifference(scale=True)]
 )
 def test_they_keep_what_every_advantage_keeps(part: Any) -> None:
-    assert check_advantage(part, prepare=with_values).passed
+    assert check_advantage(part).passed
 
 
 def test_an_edge_of_a_tree_earns_child_minus_parent() -> None:

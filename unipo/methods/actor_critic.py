@@ -4,8 +4,9 @@ from unipo.method import Method, Paper
 from unipo.parts.average import TokenMean
 from unipo.parts.gae import GAE
 from unipo.parts.objective import Clipped
-from unipo.parts.source import OnPolicy
-from unipo.parts.token_shaping import KLPerToken
+from unipo.parts.selection import FreshTokens
+from unipo.parts.source import OnPolicy, Windowed
+from unipo.parts.token_shaping import KLPerToken, TruncatedReward
 from unipo.parts.value import ValueLearning
 from unipo.registry import register
 
@@ -39,6 +40,40 @@ ppo = register(
         doubts=(
             "InstructGPT's exact whitening and reward normalisation; libraries differ in many details, none canonical.",
             "TRL's whitening of token rewards (off there by default) and stopping an epoch early on KL are not built.",
+        ),
+    )
+)
+
+t_ppo = register(
+    ppo.but(
+        name="t-ppo",
+        paper=Paper("Truncated Proximal Policy Optimization", "2506.15050"),
+        summary="PPO on windows of long responses; the value model learns only where the true return is known.",
+        source=Windowed(group_size=1, window=0),
+        selection=(FreshTokens(),),
+        shaping=(TruncatedReward(0.0),),
+        advantage=GAE(gamma=1.0, lam=0.95, goes_on="unfinished"),
+        objective=Clipped(low=0.2, high=0.28),
+        value=ValueLearning(clip=None, gamma=1.0, lam=1.0, finished=True, learning_rate=2e-6),
+        defaults={"learning_rate": 1e-6},
+        aliases=("truncated-ppo",),
+        notes=(
+            "`prompts` of the run is the size of the pool. A response that goes on has no reward yet; its last value "
+            "stands for what follows (EGAE), so no state beyond the cut is evaluated.",
+            "The policy learns from the tokens written at this step, each once; the value model from all tokens of the "
+            "responses that ended at it, each once, towards their reward.",
+            "A step at which nothing ended makes no value update (value/skipped).",
+            "A response that used up the token budget gets the failure reward (shaping.0.value).",
+            "The prefix of a response is computed anew at every step: the weights have changed.",
+            "The value model starts at 0, and while it says 0 everywhere unfinished responses teach nothing: "
+            "value.pretrain=N lets it learn alone for N steps first.",
+            "The paper has 16 responses per prompt (source.group_size=16); a prompt leaves when all of them have ended.",
+            "With window >= the token budget this is PPO with lam 1 for the value model.",
+        ),
+        doubts=(
+            "No code is public; token filter, lam values, the value clip and hyper-parameters are recalled.",
+            "Whether advantages are standardised over the batch, as here (advantage.whiten=false leaves them).",
+            "Whether the ratio's denominator for old tokens is recomputed: old tokens are not trained on here.",
         ),
     )
 )

@@ -62,6 +62,33 @@ class OnPolicy(Source):
 
 
 @dataclass(frozen=True)
+class Windowed(OnPolicy):
+    """Responses are written a window at a time: every step extends each unfinished one by at most `window` tokens.
+
+    A response leaves when it ends or has used up the token budget, and a prompt whose whole group has left makes room
+    for a new one.  Old tokens keep the log-probs of the weights that wrote them; `fresh` marks this step's.
+    window: tokens; 0 is a third of the token budget, as in the paper (8k of 24k).
+    Source: T-PPO (arXiv 2506.15050), successive batching.
+    """
+
+    window: int = 0
+    adds: ClassVar[tuple[str, ...]] = (*OnPolicy.adds, "unfinished", "fresh")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 0:
+            raise ConfigError(f"Windowed.window must not be negative, got {self.window}")
+
+    def tokens_per_step(self, budget: int) -> int:
+        """The window under a budget of tokens per response."""
+        return self.window or -(-budget // 3)
+
+    def formula(self) -> str:
+        width = str(self.window) if self.window else "a third of the longest response's"
+        return f"y_1..y_{self.group_size} ~ pi(.|x), at most {width} tokens a step, {self.updates} update(s) per batch"
+
+
+@dataclass(frozen=True)
 class SegmentTree(Source):
     """The policy samples a tree: at every node `branching[depth]` segments of `segment` tokens, to the end at the last.
 

@@ -21,6 +21,7 @@ GLOSSARY: dict[str, str] = {
     "length/mean": "response length in tokens, end token included",
     "length/max": "longest response",
     "truncated": "share of responses cut off by max_tokens",
+    "unfinished": "share of responses that go on at the next step and have no reward yet (windowed sources)",
     "unscored": "share of responses without a reward",
     "groups/zero_variance": "share of prompts whose responses all have the same reward: no signal from them",
     "entropy": "mean entropy in nats of the sampling distribution over sampled tokens",
@@ -64,13 +65,15 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
     if batch.has("truncated"):
         out["truncated"] = float(batch.truncated.double().mean())
     if raw_reward is not None:
-        scored = batch.scored
+        scored = batch.scored & ~batch.unfinished if batch.has("unfinished") else batch.scored
         values = raw_reward[scored]
         if len(values):
             out["reward/mean"] = float(values.mean())
             out["reward/std"] = float(values.std(unbiased=False))
             out["score/mean"] = float(batch.score[scored].mean())
-        out["unscored"] = float((~scored).double().mean())
+        out["unscored"] = float((~batch.scored).double().mean())
+        if batch.has("unfinished"):
+            out["unfinished"] = float(batch.unfinished.double().mean())
         if method.source.group > 1:
             out["groups/zero_variance"] = float(layout.group_constant(raw_reward, scored).double().mean())
     for name, value in collected.parts.items():

@@ -6,11 +6,12 @@ from typing import Any
 
 from unipo.errors import ConfigError
 from unipo.method import Method
-from unipo.parts.source import OnPolicy, SegmentTree, Source
+from unipo.parts.source import OnPolicy, SegmentTree, Source, Windowed
 from unipo.training.source import Sampler
 from unipo.training.tree import TreeSampler
+from unipo.training.window import WindowSampler
 
-SAMPLERS: dict[type[Source], type[Sampler]] = {OnPolicy: Sampler, SegmentTree: TreeSampler}
+SAMPLERS: dict[type[Source], type[Sampler]] = {OnPolicy: Sampler, Windowed: WindowSampler, SegmentTree: TreeSampler}
 
 
 def sampler_for(method: Method, *where: Any) -> Sampler:

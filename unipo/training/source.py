@@ -88,7 +88,7 @@ class Sampler:
             for item in rank_scores:
                 events.update(item.events)
         batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
-        parts = _part_means([s for group in scores for s in group])
+        parts = part_means([s for group in scores for s in group])
         return Collected(
             batch,
             events,
@@ -198,7 +198,7 @@ def rollout_batch(
     )
 
 
-def _part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
+def part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
     names = dict.fromkeys(name for m in marks for name in m["parts"])
     means = {}
     for name in names:
