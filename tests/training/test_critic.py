@@ -125,21 +125,32 @@ def test_a_stopped_run_resumes_bit_for_bit(changes: dict[str, Any], tmp_path: Pa
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_two_ranks_learn_the_values_of_one(tmp_path: Path) -> None:
-    quick(tmp_path / "one", "ppo", steps=2, **OFF)
+RANKED: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "t-ppo": {"source.window": 9, "source.group_size": 2},
+    "spo-segment": {"source.group_size": 2, "advantage.continuations": 2, "source.epochs": 1},
+    "spo-tree": {"source.branching": [3, 2], "source.segment": 8, "source.edges": 4},
+}
+
+
+@pytest.mark.parametrize("method", RANKED)
+def test_two_ranks_do_the_work_of_one(method: str, tmp_path: Path) -> None:
+    settings = {"set": RANKED[method], **OFF}
+    quick(tmp_path / "one", method, steps=2, **settings)
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; from tests.training.conftest import quick\n"
-        f"quick(Path(sys.argv[1]), 'ppo', steps=2, **{OFF!r})\n"
+        f"quick(Path(sys.argv[1]), {method!r}, steps=2, **{settings!r})\n"
     )
     root = Path(unipo.__file__).parents[1]
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), str(script), str(tmp_path / "two")],
         cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}, check=True, capture_output=True, timeout=300,
     )  # fmt: skip
+    names = ("loss", "value/loss", "value/grad_norm", "value/mean", "value/forwarded", "reward/mean", "tokens/sampled")
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert one.keys() == two.keys()
-        for name in ("loss", "value/loss", "value/grad_norm", "value/mean", "value/forwarded", "reward/mean"):
+        for name in (*names, "tokens/continued", "unfinished"):
             assert two.get(name) == pytest.approx(one.get(name), abs=20 * TOLERANCE), name
     ours, theirs = weights(tmp_path / "one", 2), weights(tmp_path / "two", 2)
     for name, tensor in ours.items():
