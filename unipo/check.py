@@ -257,7 +257,7 @@ def _find(name: str, check: Callable[[Batch], Any], trials: list[Batch]) -> Find
 
 
 # -- properties ------------------------------------------------------------------------------------
-_LIVE = ("logp", "entropy", "divergence")
+_LIVE = ("logp", "entropy", "divergence", "live_value")
 
 
 def _loss_and_gradient(objective: Objective, batch: Batch) -> tuple[Tensor, ...]:
@@ -268,10 +268,10 @@ def _loss_and_gradient(objective: Objective, batch: Batch) -> tuple[Tensor, ...]
     weight: Tensor = batch._weight
     loss = (torch.where(weight != 0, values, torch.zeros_like(values)) * weight).sum()
     if not loss.requires_grad:
-        return (loss, *(torch.zeros_like(x) for x in leaves.values()))  # type: ignore[return-value]
+        return (loss, *(torch.zeros_like(x) for x in leaves.values()))
     given = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(given, leaves.values(), strict=True)]
-    return loss.detach(), *filled
+    return (loss.detach(), *filled)
 
 
 def _formula(part: Part) -> None:
@@ -314,6 +314,10 @@ def _pure(part: Advantage | Objective, batch: Batch) -> None:
     if not torch.equal(first, second):
         raise _Failure("two calls on one batch differ")
     for name, value in batch.columns.items():
-        same = torch.equal(value, before[name]) if isinstance(value, Tensor) else value == before[name]  # type: ignore[arg-type]
+        then = before[name]
+        if isinstance(value, Tensor) and isinstance(then, Tensor):
+            same = torch.allclose(value, then, rtol=0, atol=0, equal_nan=True)
+        else:
+            same = value == then
         if not same:
             raise _Failure(f"changes column {name!r} in place")

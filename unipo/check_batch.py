@@ -13,7 +13,7 @@ def random_batch(generator: torch.Generator, pairs: bool = False) -> Batch:
     """Four to six prompts with groups of two to four responses (two if `pairs`) of 0 to 6 tokens, in float64.
 
     One response is empty, one is unscored, some tokens are a tool's; the first group's rewards are all equal.
-    `logp` and `entropy` are leaves with gradient.
+    `logp`, `entropy` and `live_value` are leaves with gradient.
     """
     prompts = int(_integers(generator, 4, 7, 1))
     sizes = torch.full((prompts,), 2) if pairs else _integers(generator, 2, 5, prompts)
@@ -44,6 +44,10 @@ def _source_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "behaviour_entropy": _normal(generator, tokens).abs(),
         "version": torch.zeros(tokens, dtype=torch.int64),
         "truncated": torch.rand(n, generator=generator) > 0.85,
+        "unfinished": torch.rand(n, generator=generator) > 0.7,
+        "fresh": torch.rand(tokens, generator=generator) > 0.3,
+        "parent_reward": _normal(generator, n),
+        "sibling_std": _normal(generator, n).abs(),
         "sample_id": torch.arange(n),
         "demonstration": torch.zeros(n, dtype=torch.bool),
         "prompt_id": torch.arange(prompts),
@@ -80,8 +84,14 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
     }
     sequence_advantage = torch.where(batch.scored, _normal(generator, layout.n_sequences), 0.0)
     sequence_advantage[: int(layout.group_sizes[0])] = 0
+    value = _normal(generator, tokens, 0.5)
     return {
         **near,
+        "token_reward": _normal(generator, tokens, 0.1),
+        "value": value,
+        "segment_value": torch.where(torch.rand(tokens, generator=generator) > 0.6, value, float("nan")),
+        "returns": _normal(generator, tokens),
+        "live_value": (value + _normal(generator, tokens, 0.3)).requires_grad_(),
         "sequence_advantage": sequence_advantage,
         "advantage": torch.where(mask, layout.to_tokens(sequence_advantage), 0.0),
         "logp": logp.clone().requires_grad_(),
@@ -101,6 +111,10 @@ _SPOILED = {
     "counter_logp": ("-inf", "inf"),
     "entropy": ("nan", "inf"),
     "divergence": ("inf", "nan"),
+    "token_reward": ("nan", "inf"),
+    "value": ("inf", "nan"),
+    "returns": ("nan", "-inf"),
+    "live_value": ("-inf", "nan"),
 }
 
 

@@ -65,14 +65,21 @@ def with_signal(batch: Batch, signal: Signal, scorer: Scorer | None = None) -> B
     return batch
 
 
+def rewarded(batch: Batch) -> Tensor:
+    """[S] bool: responses whose reward is known: scored, and not still being written."""
+    scored: Tensor = batch.scored
+    return scored & ~batch.unfinished if batch.has("unfinished") else scored
+
+
 def known_rewards(batch: Batch) -> Tensor:
-    """Rewards of the scored responses; none where the source gives no rewards."""
-    return batch.reward[batch.scored] if batch.has("reward") else torch.zeros(0, dtype=torch.float64)
+    """Rewards of the responses that have one; none where the source gives no rewards."""
+    return batch.reward[rewarded(batch)] if batch.has("reward") else torch.zeros(0, dtype=torch.float64)
 
 
 def judge(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
-    """Reward -> shaping -> advantage -> credit -> late selections. Adds mask, (reward), sequence_advantage, advantage.
+    """Reward -> shaping -> advantage -> credit -> late selections.
 
+    Adds mask, (reward, token_reward), sequence_advantage, advantage, (returns).
     An offline method only gets its mask.  Tokens off the mask have advantage 0, as have demonstrations without a
     score: what is beside the scored responses is no part of their statistics.
     """
@@ -88,9 +95,11 @@ def _judged(method: Method, batch: Batch, scorer: Scorer | None) -> Batch:
     if batch.sampled_reward is None:
         rewards = known_rewards(batch)
         batch = replace(batch, sampled_reward=float(rewards.mean()) if len(rewards) else None)
+    if "token_reward" in method.needs and not batch.has("token_reward"):
+        batch = batch.with_columns(None, token_reward=torch.zeros(batch.layout.n_tokens, dtype=torch.float64))
     for shaping in method.shaping:
         batch = provide(method, batch, shaping, scorer)
-        batch = batch.with_columns(None, reward=shaping(batch))
+        batch = batch.with_columns(None, **{shaping.adds[0]: shaping(batch)})
     if method.advantage is None:
         return batch
     batch = provide(method, batch, method.advantage, scorer)
@@ -103,6 +112,9 @@ def _judged(method: Method, batch: Batch, scorer: Scorer | None) -> Batch:
         batch = provide(method, batch, credit, scorer)
         value = credit(batch)
         batch = batch.with_columns(None, advantage=torch.where(batch.mask, value, torch.zeros_like(value)))
+    if method.value is not None:
+        batch = provide(method, batch, method.value, scorer)
+        batch = batch.with_columns(None, returns=method.value.returns(batch))
     for part in (s for s in method.selection if s.late):
         batch = provide(method, batch, part, scorer)
         mask = batch.mask & _kept_tokens(part, batch)

@@ -18,6 +18,7 @@ from unipo.parts.curriculum import Curriculum
 from unipo.parts.guard import Guard
 from unipo.parts.part import Advantage, Credit, Divergence, Objective, Part, Regulariser, Selection, Shaping, Signal
 from unipo.parts.source import Source
+from unipo.parts.value import ValueLearning
 from unipo.signals import DEFAULT_SIGNALS
 from unipo.validate import validate
 
@@ -52,7 +53,7 @@ class Change:
 # The fields of a method that hold parts.
 PART_FIELDS = (
     *("curriculum", "source", "selection", "shaping", "advantage", "credit"),
-    *("objective", "average", "regularisers", "extra", "guard"),
+    *("objective", "average", "regularisers", "extra", "value", "guard"),
 )
 
 
@@ -62,7 +63,8 @@ class Method:
 
     selection, shaping, credit, regularisers, extra run in the order given.  average applies to the objective
     and the regularisers; `extra` are further terms with averages of their own.  curriculum: which prompts come
-    next; without one every prompt comes once per pass over the data.  guard: may ask for an extra update.
+    next; without one every prompt comes once per pass over the data.  value: a value model is learned beside the
+    policy.  guard: may ask for an extra update.
     defaults: training settings the source recommends (learning_rate, ...), used unless the user sets them.  notes:
     numbered implementation details; doubts: what the sources leave open.
     """
@@ -80,6 +82,7 @@ class Method:
     credit: tuple[Credit, ...] = ()
     regularisers: tuple[Regulariser, ...] = ()
     extra: tuple[Term, ...] = ()
+    value: ValueLearning | None = None
     guard: Guard | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -119,7 +122,10 @@ class Method:
         """All addends of the loss with non-zero coefficient."""
         main = (Term(self.objective, self.average),)
         regular = tuple(Term(r, self._average_of(r), r.coefficient) for r in self.regularisers if r.coefficient)
-        return main + regular + tuple(t for t in self.extra if t.coefficient)
+        extra = tuple(t for t in self.extra if t.coefficient)
+        if self.value is not None and self.value.shared:
+            extra += (Term(self.value, self.value.average, self.value.coefficient),)
+        return main + regular + extra
 
     @property
     def replay(self) -> Method:
@@ -127,7 +133,8 @@ class Method:
         guard = self.guard
         objective = self.objective if guard is None or guard.objective is None else guard.objective
         once = replace(self.source, epochs=1, minibatches=1)
-        return replace(self, source=once, objective=objective, regularisers=(), extra=(), guard=None)
+        value = None if self.value is None else replace(self.value, shared=False)  # no term of the loss
+        return replace(self, source=once, objective=objective, regularisers=(), extra=(), value=value, guard=None)
 
     def _average_of(self, part: Objective) -> Average:
         return TokenMean() if isinstance(self.average.unwrapped, GroupMean) and part.level != "prompt" else self.average
@@ -202,6 +209,8 @@ class Method:
             for t in self.extra
             if t.coefficient
         ]
+        if self.value is not None:
+            rows += [("value", self.value.formula())]
         rows += [("average", self.average.formula() + "   (counted over the whole update batch)")]
         rows += [("guard", self.guard.formula())] if self.guard is not None else []
         width = max(len(name) for name, _ in rows)
@@ -232,6 +241,8 @@ def _parts(method: Method) -> Iterator[tuple[str, Part]]:
     for term in (t for t in method.extra if t.coefficient):
         yield "extra", term.objective
         yield "extra", term.average
+    if method.value is not None:
+        yield "value", method.value
     if method.guard is not None:
         yield "guard", method.guard
 

@@ -52,6 +52,23 @@ class OldLogp(Signal):
         return "log pi_old(y_t | x, y_<t)"
 
 
+@dataclass(frozen=True)
+class Values(Signal):
+    """What the value model expects, before this batch moves it; read before each token is written."""
+
+    adds: ClassVar[tuple[str, ...]] = ("value",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("tokens", "context")
+
+    def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        return {"value": scorer.value(batch)}
+
+    def formula(self) -> str:
+        return "V(s_t),  s_t = (x, y_<t)"
+
+
 def with_evidence(batch: Batch, evidence: list[list[int]]) -> Batch:
     """The same responses after a longer prompt: each context gets its evidence tokens appended.
 

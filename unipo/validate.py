@@ -22,10 +22,11 @@ _FIELD_STAGE = {
     "objective": "forward",
     "regularisers": "forward",
     "extra": "forward",
+    "value": "forward",
     "guard": "forward",
 }
-_LOSSES = ("objective", "regularisers", "extra")
-_MADE_BY_JUDGE = frozenset({"mask"})
+_LOSSES = ("objective", "regularisers", "extra", "value")
+_MADE_BY_JUDGE = frozenset({"mask", "token_reward"})
 
 
 def validate(method: Method) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.layout import Layout
-from unipo.parts.part import Divergence, Measure
+from unipo.parts.part import Continuations, Divergence, Measure
 
 VOCABULARY = 11
 TEXTS = ("<COT> ", "<ANSWER> ", "<CODE> <aux>a line</aux> ", "<LONG_COT> ", "no form ")
@@ -17,7 +17,8 @@ class Bigram:
     """logit(token | previous, prompt) = table[previous, token] + prompt_table[sum of prompt mod V, token].
 
     The first token of a response follows the prompt's last token.  float64.  It is a `Scorer` (no gradient:
-    `logp`, `per_place`, `encode`) and a differentiable policy (`live`).  `calls` records what it was asked to score.
+    `logp`, `per_place`, `value`, `continued`, `encode`, ...) and a differentiable policy (`live`), with values on the
+    same tables.  `calls` records what it was asked to score.
     """
 
     def __init__(self, seed: int) -> None:
@@ -32,6 +33,10 @@ class Bigram:
 
     def distribution(self, batch: Batch, theta: Tensor) -> Tensor:
         """[T, V] log-probs at every position."""
+        return self._read(batch, theta).log_softmax(-1)
+
+    def _read(self, batch: Batch, theta: Tensor) -> Tensor:
+        """[T, V] what the tables say at every position."""
         layout = batch.layout
         last = batch.context[layout.context_starts + layout.context_lengths - 1]
         total = torch.zeros(layout.n_prompts, dtype=torch.int64)
@@ -39,16 +44,21 @@ class Bigram:
         total = total.index_add(0, owner, batch.context) % VOCABULARY
         before = torch.cat([batch.tokens.new_zeros(1), batch.tokens[:-1]]) if layout.n_tokens else batch.tokens
         before = torch.where(layout.token_position == 0, last[layout.token_prompt], before)
-        return (theta[0][before] + theta[1][total][layout.token_prompt]).log_softmax(-1)
+        return theta[0][before] + theta[1][total][layout.token_prompt]
+
+    def _values(self, batch: Batch, theta: Tensor) -> Tensor:
+        """[T] a value head on the same tables, which sees what the log-prob of the token sees."""
+        return 0.3 * self._read(batch, theta)[:, :3].sum(1)
 
     def _of_tokens(self, batch: Batch, theta: Tensor) -> Tensor:
         return self.distribution(batch, theta).gather(1, batch.tokens[:, None])[:, 0]
 
     def live(self, batch: Batch, against: Divergence | None = None) -> Batch:
-        """The batch with `logp`, `entropy` and what is asked `against` a teacher under the current weights, with gradient."""
+        """The batch with its live columns under the current weights, with gradient. against: see `Policy.columns`."""
         full = self.distribution(batch, self.theta)
         logp = full.gather(1, batch.tokens[:, None])[:, 0]
-        batch = batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1))
+        value = self._values(batch, self.theta)
+        batch = batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1), live_value=value)
         if against is None:
             return batch
         return batch.with_columns(None, divergence=self._divergence(batch, full, logp, against))
@@ -98,6 +108,22 @@ class Bigram:
                     out[rows] = measure(full[rows], one, layout.group_sizes[prompt : prompt + 1])
         return out
 
+    def value(self, batch: Batch) -> Tensor:
+        self.calls.append(("value", batch))
+        return self._values(batch, self.theta.detach())
+
+    def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
+        """Rewards that are a function of the prefix alone; some cannot be scored, some are cut off."""
+        self.calls.append(("continued", batch))
+        layout = batch.layout
+        begun = [
+            [*batch.tokens[int(layout.seq_starts[layout.token_seq[t]]) : t].tolist(), int(layout.token_prompt[t])]
+            for t in at.tolist()
+        ]
+        reward = torch.tensor([[(sum(ids) * 7 + j) % 5 / 4 for j in range(n)] for ids in begun], dtype=torch.float64)
+        reward[:, 0] = float("nan")
+        return Continuations(reward, torch.arange(n).expand(len(begun), n) == 1)
+
     def encode(self, text: str) -> list[int]:
         return [ord(c) % VOCABULARY for c in text]
 
@@ -131,6 +157,9 @@ class Spoiling(Bigram):
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         poison = float("nan") if weights == "reference" else float("-inf")
         return torch.where(batch.trainable, super().logp(batch, weights), poison)
+
+    def value(self, batch: Batch) -> Tensor:
+        return torch.where(batch.trainable, super().value(batch), float("nan"))
 
 
 def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
@@ -172,6 +201,10 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         preference=preference.flatten(),
         prompt=[f"prompt {i}" for i in range(prompts)],
         solution=[None if i == 3 else f"solution {i}" for i in range(prompts)],
+        unfinished=~truncated & (torch.rand(n, generator=draw) > 0.6),
+        fresh=torch.rand(tokens, generator=draw) > 0.3,
+        parent_reward=torch.rand(n, generator=draw, dtype=torch.float64),
+        sibling_std=torch.rand(n, generator=draw, dtype=torch.float64),
         row=[{} for _ in range(prompts)],
         text=[TEXTS[i % len(TEXTS)] + str(i) for i in range(n)],
         answer=["7" for _ in range(prompts)],

@@ -216,7 +216,10 @@ def test_models_are_asked_only_for_what_is_needed_and_once(method: Method) -> No
     _, policy, batch = ready(method, 0)
     asked = [weights for weights, _ in policy.calls]
     assert asked.count("reference") == int(any("reference_logp" in s.adds for s in method.signals))
-    assert asked.count("policy") <= len([c for s in method.signals for c in s.adds if c != "reference_logp"])
+    assert asked.count("value") == int("value" in method.needs)
+    assert asked.count("policy") <= len(
+        [c for s in method.signals for c in s.adds if c not in ("reference_logp", "value")]
+    )
     assert not batch.has("logp")
 
 

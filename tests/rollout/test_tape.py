@@ -105,6 +105,19 @@ def test_no_layer_is_forwarded_again(no_forward: Any) -> None:
         gradients(policy, everything(batch), None)
 
 
+def test_continuations_are_covered_when_what_they_continue_is_their_context(no_forward: Any) -> None:
+    policy = policy_of(weights="float64")
+    engine = LocalEngine(policy, 5, ENDS)
+    engine.tape = tape = policy.make_tape()
+    assert tape is not None
+    asked = [replace(r, prefix=(3, 1 + i, 4), limit=6) for i, r in enumerate(requests())]
+    groups = engine.generate(asked, Sampling(max_tokens=20))
+    batch = as_batch([replace(r, prompt=(*r.prompt, *r.prefix), prefix=()) for r in asked], groups)
+    taped = torch.cat([r.taped for g in groups for r in g if r.taped is not None])
+    batch = batch.with_columns(None, taped=taped)
+    assert_equal_gradients(policy, everything(batch), tape, 1e-10)
+
+
 def test_dropped_responses_unread_tokens_and_micro_batches(no_forward: Any) -> None:
     policy = policy_of(weights="float64")
     batch, tape = sampled(policy)

@@ -28,13 +28,23 @@ GROUP = 4
 
 
 def prompts(*right: int, domain: str = "a") -> list[Prompt]:
-    """One prompt for each number of right responses of four, which the source below gives it."""
+    """One prompt for each number of right responses of four, which `Answers` gives it."""
     return [
         Prompt(Example(f"p{i}", str(r), row={"right": r, "domain": domain}, id=i), (1,)) for i, r in enumerate(right)
     ]
 
 
-def source(chosen: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
+class Answers:
+    """A source of such responses."""
+
+    def room(self, wanted: int) -> int:
+        return wanted
+
+    def __call__(self, chosen: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
+        return answered(chosen)
+
+
+def answered(chosen: Sequence[Prompt]) -> Collected:
     n = len(chosen)
     score = torch.tensor([float(j < p.example.row["right"]) for p in chosen for j in range(GROUP)], dtype=torch.float64)
     batch = Batch.of(
@@ -55,7 +65,7 @@ def no_rewriting(batch: Batch, chosen: Sequence[Prompt]) -> Rewritten:
 
 def collector(method: Method, data: list[Prompt], wanted: int, **settings: Any) -> Collector:
     method = method.but(**{f"selection.0.{k}": v for k, v in settings.items()})
-    return Collector(method, source, PromptStream(data, 0, method.curriculum), wanted, no_rewriting)
+    return Collector(method, Answers(), PromptStream(data, 0, method.curriculum), wanted, no_rewriting)
 
 
 def collect(made: Collector) -> Collected:
@@ -116,7 +126,7 @@ def test_prompts_beyond_the_need(surplus: str, first: int, left: int) -> None:
     data = prompts(2, 2, 2, 2, 2, 2, 0, 0)
     seed = next(s for s in range(9) if any(p.example.id > 5 for p in PromptStream(data, s).take(4)))
     method = FILTER.but(**{"selection.0.surplus": surplus})
-    made = Collector(method, source, PromptStream(data, seed), 4, no_rewriting)
+    made = Collector(method, Answers(), PromptStream(data, seed), 4, no_rewriting)
     assert collect(made).batch.layout.n_prompts == first
     assert (0 if made.surplus is None else made.surplus.layout.n_prompts) == left
     if surplus == "keep":
@@ -126,7 +136,7 @@ def test_prompts_beyond_the_need(surplus: str, first: int, left: int) -> None:
 
 def test_a_filter_without_refill_takes_what_there_is() -> None:
     method = get_method("clpo").but(curriculum=None)
-    made = Collector(method, source, PromptStream(prompts(0, 2, 4, 3), 0), 4, no_rewriting)
+    made = Collector(method, Answers(), PromptStream(prompts(0, 2, 4, 3), 0), 4, no_rewriting)
     collected = collect(made)
     assert sorted(r["right"] for r in collected.batch.row) == [2, 3]
     assert made.stream.drawn == 4
@@ -190,7 +200,7 @@ def test_a_curriculum_that_miscounts_is_named() -> None:
 
 def test_a_curriculum_learns_from_dropped_prompts_too() -> None:
     method = FILTER.but(curriculum=DomainWeights(every=1))
-    made = Collector(method, source, PromptStream(mixed(), 0, method.curriculum), 6, no_rewriting)
+    made = Collector(method, Answers(), PromptStream(mixed(), 0, method.curriculum), 6, no_rewriting)
     collected, sampled = made({})
     assert collected is not None
     assert sampled is not None
@@ -221,7 +231,7 @@ def test_rewritten_prompts_are_groups_of_their_own_beside_their_originals() -> N
         fresh = tuple(replace(p, draw=d) for p, d in zip(made, draws, strict=True))
         return Rewritten(fresh, tuple(r.label for r in found.requests), {"asked": len(made)}, 1.5, 99)
 
-    collected, sampled = Collector(method, source, stream, 3, rewriter)({})
+    collected, sampled = Collector(method, Answers(), stream, 3, rewriter)({})
     assert collected is not None
     assert sampled is None  # nothing is remembered
     batch = collected.batch

@@ -30,6 +30,9 @@ def trainer(method: str, **settings: Any) -> Trainer:
 
 def judged(run: Trainer) -> Batch:
     collected = run.collect()
+    # A value model that has learned nothing gives a batch in which nothing has ended no gradient at all.
+    while collected is not None and collected.batch.has("unfinished") and bool(collected.batch.unfinished.all()):
+        collected = run.collect()
     assert collected is not None
     batch = collected.batch
     if run.old_logp == "behaviour":

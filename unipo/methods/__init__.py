@@ -18,4 +18,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     hybrid,
     distillation,
     preference,
+    actor_critic,
+    segment,
 )

@@ -178,6 +178,16 @@ class LeaveOneOut(RewardAdvantage):
         return "A_i = R_i - (1/(G-1)) sum_{j != i} R_j"
 
 
+def rewards_of_tokens(reward: Tensor, token_reward: Tensor, layout: Layout, mask: Tensor) -> Tensor:
+    """Dense rewards plus the response's own on its last counted token. reward: [S]; token_reward: [T]; mask: [T] bool.
+
+    Returns [T], 0 off the mask: a response without a counted token has no reward.
+    """
+    last = mask & (layout.seq_suffix_sum(mask.to(torch.int64)) == 1)
+    r_t = torch.where(mask, token_reward, torch.zeros_like(token_reward))
+    return r_t + torch.where(last, layout.to_tokens(reward), torch.zeros_like(r_t))
+
+
 def reward_to_go(reward: Tensor, token_reward: Tensor, layout: Layout, mask: Tensor, gamma: float) -> Tensor:
     """Return G_t = sum_{u >= t} gamma^(u-t) r_u, with the response's reward on its last counted token.
 
@@ -185,9 +195,7 @@ def reward_to_go(reward: Tensor, token_reward: Tensor, layout: Layout, mask: Ten
     Tokens the policy did not write are passed over and do not discount.
     Source: REINFORCE++ (arXiv 2501.03262), eq. (5); verl core_algos.py: compute_reinforce_plus_plus_outcome_advantage.
     """
-    place = layout.seq_suffix_sum(mask.to(torch.int64))  # counted tokens from here to the end, inclusive
-    r_t = torch.where(mask, token_reward, torch.zeros_like(token_reward))
-    r_t = r_t + torch.where(mask & (place == 1), layout.to_tokens(reward), torch.zeros_like(r_t))
+    r_t = rewards_of_tokens(reward, token_reward, layout, mask)
     if gamma != 1.0:
         decay = torch.where(mask, torch.full_like(r_t, gamma, dtype=torch.float64), 1.0)
         go = layout.seq_suffix_sum(r_t, decay)

@@ -64,6 +64,15 @@ class Part:
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Continuations:
+    """Responses that were sampled on from some prefixes. reward: [K, n], nan where it could not be scored;
+    truncated: [K, n] bool."""
+
+    reward: Tensor
+    truncated: Tensor
+
+
 class Scorer(Protocol):
     """What a signal may ask of the models. Implemented by `unipo.policy`; no gradient flows."""
 
@@ -79,6 +88,14 @@ class Scorer(Protocol):
         row in [0, m), ascending, and [m] how many responses each place's prompt has, and returns [m].
         Tokens of a place get its value; those off `where` get 0.
         """
+        ...
+
+    def value(self, batch: Batch) -> Tensor:
+        """[T] what the value model expects before each token. Only for methods with `value=ValueLearning(...)`."""
+        ...
+
+    def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
+        """Rewards of n fresh responses from each of some places: the prefix that ends just before token `at` [K]."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -125,7 +142,9 @@ class Derived(Signal):
 
 @dataclass(frozen=True)
 class Shaping(Part):
-    """Reward to reward. Returns [S]."""
+    """Reward to reward. Returns the column named by `adds`: `reward` [S], or `token_reward` [T]."""
+
+    adds: ClassVar[tuple[str, ...]] = ("reward",)
 
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError

@@ -164,6 +164,39 @@ class VarianceAbove(Refill):
 
 
 @dataclass(frozen=True)
+class FreshTokens(Selection):
+    """Only tokens written at this step take part, so that each is trained on once, at the step that wrote it.
+
+    skip_last: leave out so many last tokens of a response that goes on, whose advantages are the noisiest.
+    Source: T-PPO (arXiv 2506.15050), token filtering.
+    """
+
+    source = "T-PPO (arXiv 2506.15050), token filtering"
+    level: ClassVar[str] = "token"
+    skip_last: int = 0
+
+    def __post_init__(self) -> None:
+        if self.skip_last < 0:
+            raise ConfigError(f"FreshTokens.skip_last must not be negative, got {self.skip_last}")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("fresh", "unfinished") if self.skip_last else ("fresh",)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        fresh: Tensor = batch.fresh
+        if not self.skip_last:
+            return fresh
+        layout = batch.layout
+        left = layout.seq_lengths[layout.token_seq] - layout.token_position  # tokens from here to the end, inclusive
+        return fresh & ~(layout.to_tokens(batch.unfinished) & (left <= self.skip_last))
+
+    def formula(self) -> str:
+        last = f", nor the last {self.skip_last} of a response that goes on" if self.skip_last else ""
+        return f"m_it = 0 unless token t was written at this step{last}"
+
+
+@dataclass(frozen=True)
 class DropTruncated(Selection):
     """Overlong filtering: a response cut off by the token budget leaves the loss and its denominator.
 

@@ -87,13 +87,15 @@ class Policy:
         required: Tensor,
         entropy: bool = False,
         against: Divergence | None = None,
+        value: nn.Module | None = None,
         tape: Tape | None = None,
         final: bool = False,
     ) -> dict[str, Tensor]:
-        """Live columns of one micro-batch: logp (entropy, divergence), with gradient, 0 on tokens not required.
+        """Live columns of one micro-batch: logp and what else is asked for, with gradient, 0 on tokens not required.
 
-        against: the divergence to measure from the teacher, who sees `batch.teacher_context` for a prompt.
-        tape: what sampling kept, used if it covers the micro-batch; final: this is the last one that reads it.
+        against: fills `divergence` from the teacher, who sees `batch.teacher_context` for a prompt.  value: a head
+        [R, d] -> [R] on the same hidden states, which fills `live_value`.  tape: what sampling kept, used if it covers
+        the micro-batch; final: this is the last one that reads it.
         """
         plan = make_plan(batch, required)
         reading = None if tape is None else tape.reading(batch, plan, self.updates, final)
@@ -104,6 +106,8 @@ class Policy:
         live = {"logp": logp, "entropy": ent} if entropy else {"logp": logp}
         if against is not None:
             live["divergence"] = divergence_from_teacher(self, against, batch, required, plan, states, logp)
+        if value is not None:
+            live["live_value"] = value(states)
         blank = torch.zeros(batch.layout.n_tokens, device=logp.device)
         return {name: blank.to(x.dtype).index_copy(0, plan.required, x) for name, x in live.items()}
 
@@ -246,7 +250,7 @@ class Policy:
 
 def causal_of(model: nn.Module) -> PreTrainedModel:
     """The causal language model inside a peft wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[return-value,operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[return-value,operator]
 
 
 def prepare(causal: PreTrainedModel) -> str:

@@ -40,17 +40,32 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """n responses to one prompt. seed: with the sample's number it fixes every random choice."""
+    """n responses to one prompt, or n continuations of a response that has begun.
+
+    seed: with the sample's number and a token's place in the response it fixes every random choice; so the prefix of a
+    response, continued with its own seed and number, becomes that response again while the weights stand still.
+    prefix: tokens the response begins with; they count in the budget, and are not part of what comes back.
+    limit: at most so many new tokens; 0 is what the budget leaves.  first: number of the first sample.
+    """
 
     prompt: Sequence[int]
     n: int = 1
     seed: int = 0
+    prefix: Sequence[int] = ()
+    limit: int = 0
+    first: int = 0
+
+    def room(self, max_tokens: int) -> int:
+        """New tokens that each response may have under this budget."""
+        left = max_tokens - len(self.prefix)
+        return min(left, self.limit) if self.limit else left
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One response. tokens, logp, entropy: [length]; truncated: the budget ended it, not an end token.
+    """One response, or what was added to its prefix.
 
+    tokens, logp, entropy: [length]; truncated: the budget (or the request's limit) ended it, not an end token.
     taped: [length] row of the engine's tape that predicted each token, None if there is no tape.
     """
 

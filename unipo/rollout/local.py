@@ -59,7 +59,9 @@ class LocalEngine:
         self._check(requests, sampling)
         start = time.perf_counter()
         queue = deque(
-            Draft(i, s, sample_seed(request.seed, s)) for i, request in enumerate(requests) for s in range(request.n)
+            Draft(i, s, sample_seed(r.seed, r.first + s), r.room(sampling.max_tokens), tuple(r.prefix))
+            for i, r in enumerate(requests)
+            for s in range(r.n)
         )
         longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_tokens
         self._decoder = decoder_for(self.policy, longest, min(self.max_rows, len(queue)))
@@ -130,11 +132,12 @@ class LocalEngine:
     def _prefill(
         self, decoder: Decoder, requests: Sequence[Request], sampling: Sampling, drafts: list[Draft]
     ) -> tuple[DecodeState, Rows]:
-        """Run the prompts of these drafts once each and sample their first tokens."""
+        """Run the prompts (and prefixes) of these drafts once for each request and sample their first tokens."""
         place = {request: i for i, request in enumerate(dict.fromkeys(d.request for d in drafts))}
-        lengths = [len(requests[i].prompt) for i in place]
+        written = [[*requests[i].prompt, *requests[i].prefix] for i in place]
+        lengths = [len(ids) for ids in written]
         device = self.policy.device
-        context = torch.tensor([t for i in place for t in requests[i].prompt], dtype=torch.int64, device=device)
+        context = torch.tensor([t for ids in written for t in ids], dtype=torch.int64, device=device)
         layout = Layout.of([0] * len(place), [1] * len(place), lengths).to(device)
         empty = torch.zeros(0, dtype=torch.int64, device=device)
         prefill = Prefill(make_plan(Batch.of(layout, context=context, tokens=empty, trainable=empty.bool())))
@@ -142,7 +145,7 @@ class LocalEngine:
         ends = layout.context_starts + layout.context_lengths - 1
         last = hidden[ends]
         row_prompt = torch.tensor([place[d.request] for d in drafts], dtype=torch.int64, device=device)
-        state = first_state(prefill, layout, row_prompt, min(FIRST_ROOM, sampling.max_tokens))
+        state = first_state(prefill, layout, row_prompt, min(FIRST_ROOM, max(d.room for d in drafts)))
         self.stats.prompts += len(context)
         rows = Rows.start(drafts, sampling, device, taped=self._writing is not None)
         source = None if self._writing is None else ends[row_prompt] + self._writing.advance(len(context))
@@ -184,6 +187,13 @@ class LocalEngine:
                 raise DataError(f"request {i} has an empty prompt: the first token would be conditioned on nothing")
             if request.n < 1:
                 raise DataError(f"request {i} asks for {request.n} responses")
+            if request.limit < 0 or request.room(sampling.max_tokens) < 1:
+                raise DataError(
+                    f"request {i}: a prefix of {len(request.prefix)} tokens leaves no room for a new one in a budget of "
+                    f"{sampling.max_tokens} (limit {request.limit}); raise max_tokens or shorten the prefix"
+                )
+            if len(request.prefix) and int(request.prefix[-1]) in self.end_ids.tolist():
+                raise DataError(f"request {i}: its prefix ends with token {request.prefix[-1]}, which ends a response")
             if len(request.prompt) + sampling.max_tokens > window:
                 raise DataError(
                     f"request {i}: a prompt of {len(request.prompt)} tokens and {sampling.max_tokens} new ones do not "

@@ -14,11 +14,15 @@ from unipo.rollout.sampling import uniform
 
 @dataclass(frozen=True)
 class Draft:
-    """Which response a row writes. request, sample: its place in the results; seed: of its random choices."""
+    """Which response a row writes. request, sample: its place in the results; seed: of its random choices.
+
+    room: tokens it may write.  prefix: tokens of the response that are there already."""
 
     request: int
     sample: int
     seed: int
+    room: int
+    prefix: tuple[int, ...] = ()
 
 
 @dataclass
@@ -26,8 +30,9 @@ class Rows:
     """Rows that are sampled together.
 
     token: [R] last token.  tokens, logp, entropy: [R, room] written so far.  seed: [R].  count: tokens that each row
-    has written, finished rows included (they run along until they are dropped).  ended: None while being written,
-    else (length, truncated).  taped: [R, room] tape row that predicted each token, if a tape is kept.  Buffers and the table of random numbers double as they fill.
+    has written, finished rows included (they run along until they are dropped).  budget: most that any may write.
+    ended: None while being written, else (length, truncated).  taped: [R, room] tape row that predicted each token, if a
+    tape is kept.  Buffers and the table of random numbers double as they fill.
     """
 
     drafts: list[Draft]
@@ -45,26 +50,31 @@ class Rows:
     taped: Tensor | None = None
     _table: Tensor | None = None
     _written: Tensor | None = None
+    _least: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._least = min(d.room for d in self.drafts)
 
     @staticmethod
     def start(
         drafts: list[Draft], sampling: Sampling, device: torch.device, room: int = 64, taped: bool = False
     ) -> Rows:
-        n, room = len(drafts), min(room, sampling.max_tokens)
+        n, budget = len(drafts), max(d.room for d in drafts)
+        room = min(room, budget)
         seed = torch.tensor([d.seed for d in drafts], dtype=torch.int64, device=device)
         tokens = torch.zeros(n, room, dtype=torch.int64, device=device)
         logp, entropy = torch.zeros(2, n, room, device=device).unbind()
         greedy = sampling.temperature == 0
-        rows = Rows(
-            drafts, sampling.max_tokens, tokens[:, 0], tokens, logp, entropy, seed, [0] * n, [None] * n, greedy, n
-        )
+        rows = Rows(drafts, budget, tokens[:, 0], tokens, logp, entropy, seed, [0] * n, [None] * n, greedy, n)
         rows.taped = torch.zeros_like(tokens) if taped else None
         return rows
 
     @property
     def exhausted(self) -> bool:
-        """Has some row, finished or not, used up its budget, so that it cannot run along any further?"""
-        return max(self.count) >= self.budget
+        """Has some row, finished or not, used up its room, so that it cannot run along any further?"""
+        if max(self.count) < self._least:
+            return False
+        return any(n >= d.room for n, d in zip(self.count, self.drafts, strict=True))
 
     # -- sampling --------------------------------------------------------------------------------
     def chance(self) -> Tensor:
@@ -74,7 +84,8 @@ class Rows:
         most = max(self.count)
         if self._table is None or self._table.shape[1] <= most:
             positions = torch.arange(max(self.tokens.shape[1], most + 1), device=self.seed.device)
-            self._table = uniform(self.seed[:, None], positions[None, :])
+            begun = torch.tensor([len(d.prefix) for d in self.drafts], device=self.seed.device)
+            self._table = uniform(self.seed[:, None], begun[:, None] + positions[None, :])
         where = self._column()
         if isinstance(where, int):
             return self._table[:, where]
@@ -112,9 +123,9 @@ class Rows:
             at_end = (token[:, None] == end_ids.to(token.device)).any(1)
             for i in at_end.nonzero().flatten().tolist():
                 self.stop(i)
-        if most + 1 >= self.budget:
+        if most + 1 >= self._least:
             for i, n in enumerate(self.count):
-                if n >= self.budget:
+                if n >= self.drafts[i].room:
                     self._finish(i, truncated=True)
 
     def _grow(self, width: int) -> None:
@@ -140,7 +151,8 @@ class Rows:
         """(row, its last tokens) for every row that may have just been stopped by a text."""
         for i, n in enumerate(self.count):
             if self.ended[i] is None or self.ended[i] == (n, True):
-                yield i, self.tokens[i, max(0, n - reach) : n].tolist()
+                own = self.tokens[i, max(0, n - reach) : n].tolist()
+                yield i, [*self.drafts[i].prefix[max(0, len(self.drafts[i].prefix) - (reach - len(own))) :], *own]
 
     def harvest(self) -> Iterator[tuple[Draft, Rollout]]:
         """Every response that finished since the last call."""
@@ -185,7 +197,7 @@ class Rows:
                 rows._grow(width)
         return Rows(
             self.drafts + other.drafts,
-            self.budget,
+            max(self.budget, other.budget),
             torch.cat([self.token, other.token]),
             torch.cat([self.tokens, other.tokens]),
             torch.cat([self.logp, other.logp]),

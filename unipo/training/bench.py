@@ -25,6 +25,8 @@ from unipo.policy.tape import Tape
 from unipo.registry import get_method
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.rollout.local import LocalEngine
+from unipo.training.ranks import Ranks
+from unipo.training.scorer import RankedScorer
 
 CLIP_NORM = 1.0
 
@@ -88,7 +90,7 @@ class StepBench:
         self.engine.tape = None
         written = time.perf_counter()
         batch = self._batch(groups)
-        batch = weigh(self.method, judge(self.method, batch, self.policy))
+        batch = weigh(self.method, judge(self.method, batch, RankedScorer(self.policy, Ranks())))
         scored = time.perf_counter()
         self._update(batch, tape)
         end = time.perf_counter()

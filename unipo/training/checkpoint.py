@@ -2,6 +2,7 @@
 
 checkpoints/step-000040/
     model/          loads with plain transformers (or peft)
+    value/          the value model, for methods that learn one
     trainer.pt      optimiser, prompt stream, part states, random generators, buffered prompts
     checksums.json  SHA-256 of every file, written last
 A checkpoint is written beside its place and renamed when complete.  Loading verifies the checksums and falls

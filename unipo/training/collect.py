@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from unipo.batch import Batch
 from unipo.errors import DataError
@@ -16,8 +16,17 @@ from unipo.parts.selection import Refill
 from unipo.training.prompts import Prompt, PromptStream
 from unipo.training.source import Collected
 
-Source = Callable[[Sequence[Prompt], Callable[[int], None] | None], Collected]
 Rewriter = Callable[[Batch, Sequence[Prompt]], "Rewritten"]
+
+
+class Source(Protocol):
+    """Where the batches come from: a `Sampler` or a `Reader`."""
+
+    def room(self, wanted: int) -> int:
+        """How many prompts to draw for a step of `wanted`."""
+        ...
+
+    def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Collector:
         self.surplus = None
         while have.prompts < self.wanted:
             have.rounds += 1
-            self._round(self.stream.take(self.wanted, memory), have, progress)
+            self._round(self.stream.take(self.source.room(self.wanted), memory), have, progress)
             if self.refill is None or (self.refill.rounds and have.rounds >= self.refill.rounds):
                 break
         learns = curriculum is not None and curriculum.state_key is not None and have.sampled

@@ -21,12 +21,15 @@ from unipo.policy.tape import Tape
 from unipo.rollout.local import LocalEngine
 from unipo.training.collect import Collector
 from unipo.training.config import TrainConfig
+from unipo.training.continuations import Continuer
+from unipo.training.critic import Critic
 from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
 from unipo.training.ranks import Ranks
 from unipo.training.replay import Replays
 from unipo.training.rewriting import PolicyRewriter
+from unipo.training.samplers import sampler_for
 from unipo.training.scorer import RankedScorer
 from unipo.training.setup import Setup
 from unipo.training.source import Collected, Reader, Sampler
@@ -41,25 +44,24 @@ class Trainer:
         self.config: TrainConfig = setup.config
         self.method = setup.method
         self.policy = setup.policy
-        self.scorer = RankedScorer(self.policy, self.ranks, chat=self.config.data.chat)
+        self.scorer = RankedScorer(self.policy, self.ranks, setup.value, chat=self.config.data.chat)
         self.stream = PromptStream(setup.train, self.config.seed, self.method.curriculum)
         total = self.config.steps * self.method.source.updates
-        self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
+        self.critic: Critic | None = None
+        trained = self.policy.named_parameters()
+        if self.method.value is not None and setup.value is not None:
+            self.critic = Critic(setup.value, self.method.value, self.config.optim, total, self.ranks)
+            trained += setup.value.named_parameters() if setup.value.shared else []
+        self.optimiser = Optimiser(self.config.optim, trained, total)
         self.states: dict[str, Any] = {}
         self.step_number = 0
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
             if setup.reward is None:
                 raise TrainingError(f"{self.method.name} samples responses but there is no reward")
-            self.source = Sampler(
-                self.policy,
-                setup.engine,
-                setup.reward,
-                self.method,
-                self.config.sampling,
-                self.config.seed,
-                self.ranks,
-            )
+            where = (self.policy, setup.engine, setup.reward)
+            self.source = sampler_for(self.method, *where, self.config.sampling, self.config.seed, self.ranks)
+            self.scorer.continuer = Continuer(*where, self.config.sampling, self.config.seed, self.ranks)
         rewriter = PolicyRewriter(setup, self.stream, self.ranks)
         self.collector = Collector(self.method, self.source, self.stream, self.config.prompts, rewriter)
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
@@ -74,7 +76,7 @@ class Trainer:
         """Sample (or read), judge and update once. Returns (metrics, judged batch, None if nothing qualified)."""
         start = time.perf_counter()
         self.step_number += 1
-        self.scorer.passes = 0
+        self.scorer.passes = self.scorer.sampled = 0
         tape = self._record()
         collected = self.collect(progress)
         self._stop_recording()
@@ -94,15 +96,16 @@ class Trainer:
         self.states = dict(remember(self.method, batch).states)
         metrics = batch_metrics(collected, batch, self.method, raw) | update_metrics(report) | told
         metrics["passes/extra"] = float(self.scorer.passes + report.passes)
+        if self.scorer.sampled:
+            metrics["tokens/continued"] = float(self.scorer.sampled)
         metrics["epoch"] = self.stream.epoch
         metrics |= self._warnings(metrics)
         metrics |= self._speed(collected, report, time.perf_counter() - start)
         return metrics, batch
 
     def _update(self, batch: Batch, tape: Tape | None) -> UpdateReport:
-        return run_updates(
-            self.method, batch, self.policy, self.optimiser, self.ranks, self.scorer, self.old_logp, tape
-        )
+        learner = (self.policy, self.optimiser, self.ranks, self.scorer)
+        return run_updates(self.method, batch, *learner, self.old_logp, tape, self.critic)
 
     def _record(self) -> Tape | None:
         """Have the local engine keep what it computes, where a single update by the same process will read it."""
@@ -162,6 +165,8 @@ class Trainer:
             "states": self.states,
             "surplus": self.collector.surplus,
             "stored": self.replays.stored,
+            "source": self.source.state(),
+            "value": None if self.critic is None else self.critic.state(),
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -180,7 +185,10 @@ class Trainer:
         self.optimiser.load(state["optimiser"])
         self.states, self.collector.surplus = state["states"], state["surplus"]
         self.replays.stored = state["stored"]
+        self.source.load(state["source"])
         self.policy.updates = state["updates"]
+        if self.critic is not None:
+            self.critic.load(state["value"])
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])
 

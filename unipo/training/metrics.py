@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
+from unipo.judge import rewarded
 from unipo.method import Method
 from unipo.rollout.engine import EngineStats
 from unipo.training.source import Collected
@@ -21,6 +22,7 @@ GLOSSARY: dict[str, str] = {
     "length/mean": "response length in tokens, end token included",
     "length/max": "longest response",
     "truncated": "share of responses cut off by max_tokens",
+    "unfinished": "share of responses that go on at the next step and have no reward yet (windowed sources)",
     "unscored": "share of responses without a reward",
     "groups/zero_variance": "share of prompts whose responses all have the same reward: no signal from them",
     "entropy": "mean entropy in nats of the sampling distribution over sampled tokens",
@@ -39,8 +41,15 @@ GLOSSARY: dict[str, str] = {
     "guard/updates": "extra optimiser steps a guard asked for on the batch before",
     "guard/loss": "value of the loss of the extra update",
     "guard/grad_norm": "its gradient norm before clipping",
+    "value/mean": "mean of what the value model expected, over the tokens it learns from",
+    "value/explained": "1 - variance(returns - values) / variance(returns): 1 is perfect, 0 no better than a constant",
+    "value/loss": "loss of a value model with an optimiser of its own, summed over its steps",
+    "value/grad_norm learning_rate": "of its last optimiser step",
+    "value/forwarded": "positions forwarded with gradient for it",
+    "value/skipped": "its optimiser steps not taken because no token had a target",
     "updates/skipped": "optimiser steps not taken because no token had a gradient",
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
+    "tokens/continued": "tokens sampled on from the middle of responses, to value their segments",
     "tokens/computed": "token log-probs computed with gradient",
     "tokens/forwarded": "positions forwarded with gradient (prompts counted once per group)",
     "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy)",
@@ -69,13 +78,15 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
     if batch.has("truncated"):
         out["truncated"] = float(batch.truncated.double().mean())
     if raw_reward is not None:
-        scored = batch.scored
+        scored = rewarded(batch)
         values = raw_reward[scored]
         if len(values):
             out["reward/mean"] = float(values.mean())
             out["reward/std"] = float(values.std(unbiased=False))
             out["score/mean"] = float(batch.score[scored].mean())
-        out["unscored"] = float((~scored).double().mean())
+        out["unscored"] = float((~batch.scored).double().mean())
+        if batch.has("unfinished"):
+            out["unfinished"] = float(batch.unfinished.double().mean())
         if method.source.group > 1:
             out["groups/zero_variance"] = float(layout.group_constant(raw_reward, scored).double().mean())
     for name, value in collected.parts.items():
@@ -84,8 +95,21 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
         out["entropy"] = float(batch.behaviour_entropy[batch.trainable].double().mean())
     if batch.has("advantage") and bool(batch.mask.any()):
         out["advantage/abs"] = float(batch.advantage[batch.mask].abs().mean())
+    if method.value is not None and batch.has("returns"):
+        out |= _value_metrics(batch, method.value.active(batch))
     for name, count in sorted(collected.events.items()):
         out[f"events/{name}"] = float(count)
+    return out
+
+
+def _value_metrics(batch: Batch, where: Tensor) -> dict[str, float]:
+    value, returns = batch.value[where].double(), batch.returns[where].double()
+    if not len(value):
+        return {}
+    out = {"value/mean": float(value.mean())}
+    spread = float(returns.var(unbiased=False))
+    if spread > 0:
+        out["value/explained"] = 1 - float((returns - value).var(unbiased=False)) / spread
     return out
 
 
@@ -112,6 +136,7 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
     if report.gap:
         first = report.gap[0].abs()
         out["gap/mean"], out["gap/max"] = float(first.mean()), float(first.max())
+    out |= {f"value/{name}": x for name, x in report.value.items()}
     if report.reference_kl:
         out["kl/reference"] = float(torch.cat(report.reference_kl).mean())
     return out

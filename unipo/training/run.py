@@ -191,8 +191,14 @@ class _Run:
             }
             root = self.folder.path / "checkpoints"
             with _without_progress_bars():
-                save_checkpoint(root, self.trainer.step_number, self.setup.policy.save, state, self.config.save.keep)
+                save_checkpoint(root, self.trainer.step_number, self._save_models, state, self.config.save.keep)
         self.ranks.barrier()
+
+    def _save_models(self, folder: Path) -> None:
+        """The policy where plain transformers finds it, and a value model beside it."""
+        self.setup.policy.save(folder)
+        if self.setup.value is not None:
+            self.setup.value.save(folder.with_name("value"))
 
     def _resume(self) -> None:
         root = self.folder.path / "checkpoints"
@@ -209,6 +215,8 @@ class _Run:
         if state["trainer"]["step"] != step:
             raise CheckpointError(f"{path} holds step {state['trainer']['step']}, its name says {step}")
         load_weights(self.setup.policy, path / "model")
+        if self.setup.value is not None:
+            self.setup.value.load(path / "value")
         self.trainer.load(state["trainer"])
         restore_random(state["random"])
         self.before, self.training_seconds = state["before"], state["seconds"]

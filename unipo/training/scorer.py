@@ -11,21 +11,28 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.parts.part import Measure
+from unipo.errors import ConfigError
+from unipo.parts.part import Continuations, Measure
 from unipo.policy.model import Policy
+from unipo.policy.value import ValueModel
 from unipo.tasks.chat import Chat
+from unipo.training.continuations import Continuer
 from unipo.training.ranks import Ranks
 
 
 @dataclass
 class RankedScorer:
-    """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here."""
+    """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here;
+    sampled: tokens written to continue responses."""
 
     policy: Policy
     ranks: Ranks
+    value_model: ValueModel | None = None
+    continuer: Continuer | None = None
     passes: int = 0
     positions: int = 0
     seconds: float = 0.0
+    sampled: int = 0
     chat: Chat = "auto"
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
@@ -34,6 +41,20 @@ class RankedScorer:
     def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
         marked = batch.with_columns("token", _where=where)
         return self._counted(marked, lambda part: self.policy.per_place(part, part._where, measure))
+
+    def value(self, batch: Batch) -> Tensor:
+        if self.value_model is None:
+            raise ConfigError(
+                "a part reads `value`, but the method learns no value model: give it value=ValueLearning()"
+            )
+        return self._counted(batch, self.value_model.values)
+
+    def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
+        if self.continuer is None:
+            raise ConfigError("a part samples on from the middle of responses, but this method samples none")
+        drawn, sampled = self.continuer(batch, at, n)
+        self.sampled += sampled
+        return drawn
 
     def _counted(self, batch: Batch, score: Callable[[Batch], Tensor]) -> Tensor:
         """[T] what `score` says of the batch, each rank asking it about its share of the prompts."""

@@ -22,6 +22,7 @@ from unipo.parts.curriculum import Curriculum
 from unipo.parts.guard import Guard
 from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping
 from unipo.parts.source import Source
+from unipo.parts.value import ValueLearning
 from unipo.training.config import fitted
 
 # Field -> (what it holds, whether it is a list).
@@ -36,6 +37,7 @@ COMPOSITION: dict[str, tuple[type[Any], bool]] = {
     "average": (Average, False),
     "regularisers": (Regulariser, True),
     "extra": (Term, True),
+    "value": (ValueLearning, False),
     "guard": (Guard, False),
 }
 
@@ -60,7 +62,7 @@ def _whole(name: str, value: Any) -> Any:
     items = [read_part(v) if isinstance(v, str) else v for v in (value if isinstance(value, list | tuple) else [value])]
     if len(items) == 1 and isinstance(items[0], tuple):  # written as one text: "(A(), B())"
         items = list(items[0])
-    if name in ("advantage", "curriculum", "guard") and items == [None]:
+    if name in ("advantage", "curriculum", "guard", "value") and items == [None]:
         return None
     for item in items:
         if not isinstance(item, kind):
@@ -78,7 +80,7 @@ def _article(kind: type[Any]) -> str:
 
 
 def _some(kind: type[Any]) -> str:
-    names = sorted(n for n, c in part_classes().items() if issubclass(c, kind) and c is not kind)
+    names = sorted(n for n, c in part_classes().items() if issubclass(c, kind))
     return ", ".join(names) or kind.__name__
 
 
@@ -150,7 +152,8 @@ def part_classes() -> dict[str, type[Any]]:
 
     for module in pkgutil.iter_modules(unipo.parts.__path__):
         importlib.import_module(f"unipo.parts.{module.name}")
-    found = {c.__name__: c for c in _below(Part) if c not in (k for k, _ in COMPOSITION.values())}
+    kinds = {k for k, _ in COMPOSITION.values()} - {ValueLearning}  # the one field with a single part to take
+    found = {c.__name__: c for c in _below(Part) if c not in kinds}
     return {**found, "Term": Term}
 
 

@@ -15,6 +15,7 @@ from unipo.errors import ConfigError, DataError
 from unipo.method import Method
 from unipo.policy.model import Policy, load_policy
 from unipo.policy.spec import PolicySpec
+from unipo.policy.value import ValueModel
 from unipo.registry import get_method, load_plugin
 from unipo.rollout.engine import Engine
 from unipo.rollout.local import LocalEngine
@@ -53,6 +54,7 @@ class Setup:
     train: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
     events: Mapping[str, int] = field(default_factory=dict)
+    value: ValueModel | None = None
 
 
 def resolve_method(name: str, changes: Mapping[str, Any] | None = None, plugins: Sequence[str] = ()) -> Method:
@@ -75,6 +77,9 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     config = replace(config, policy=policy.spec)
     if method.needs_reference():
         policy.make_reference()
+    value = None
+    if method.value is not None:
+        value = ValueModel(policy, method.value.shared, method.value.model and model_path(method.value.model))
     events: Counter[str] = Counter(getattr(task, "events", {}))
     room = prompt_room(config, method, policy)
     train = encode_all(policy, task.train, config.data, room, method, events)
@@ -82,7 +87,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     _check_evidence(method, train)
     _count_demonstrations(method, train, events)
     engine = LocalEngine(policy, config.rows)
-    return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events))
+    return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events), value)
 
 
 def _with_starter(spec: PolicySpec) -> PolicySpec:

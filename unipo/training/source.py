@@ -58,6 +58,17 @@ class Sampler:
         self.solved = "solution" in method.source.adds
         self.sampling, self.seed, self.ranks = sampling, seed, ranks
 
+    def room(self, wanted: int) -> int:
+        """How many prompts to draw for a step of `wanted`."""
+        return wanted
+
+    def state(self) -> Any:
+        """Unfinished work that a resumed run goes on with; None for a source without any."""
+        return None
+
+    def load(self, state: Any) -> None:
+        """Take over what `state` gave."""
+
     def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
         """Sample a group for each prompt, every rank its share; all ranks return the same batch."""
         start = time.perf_counter()
@@ -79,7 +90,7 @@ class Sampler:
                 texts[i], scores[i] = rank_scores[0].texts[place], rank_scores[0].scores[place]
             for item in rank_scores:
                 events.update(item.events)
-        parts = _part_means([s for group in scores for s in group])
+        parts = part_means([s for group in scores for s in group])
         sampled = sum(len(r.tokens) for g in ordered for r in g)
         shown = add_demonstrations(prompts, ordered, texts, scores) if self.mixed else None
         batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
@@ -189,11 +200,11 @@ def rollout_batch(
     scores: list[list[dict[str, Any]]],
     version: int,
 ) -> Batch:
-    """The batch of a sampling round."""
+    """The batch of a sampling round, which may be empty."""
     flat = [r for g in groups for r in g]
     marks = [s for g in scores for s in g]
     layout = Layout.of([len(r.tokens) for r in flat], [len(g) for g in groups], [len(p.ids) for p in prompts])
-    tokens = torch.cat([r.tokens for r in flat])
+    tokens = _joined([r.tokens for r in flat], torch.int64)
     first = [p.draw for p in prompts]
     ids = [d * 1_000_000 + j for d, g in zip(first, groups, strict=True) for j in range(len(g))]
     return Batch.of(
@@ -201,9 +212,9 @@ def rollout_batch(
         context=torch.tensor([t for p in prompts for t in p.ids], dtype=torch.int64),
         tokens=tokens,
         trainable=torch.ones(len(tokens), dtype=torch.bool),
-        behaviour_logp=torch.cat([r.logp for r in flat]),
-        behaviour_entropy=torch.cat([r.entropy for r in flat]),
-        taped=torch.cat([r.tokens.new_full(r.tokens.shape, -1) if r.taped is None else r.taped for r in flat]),
+        behaviour_logp=_joined([r.logp for r in flat], torch.float32),
+        behaviour_entropy=_joined([r.entropy for r in flat], torch.float32),
+        taped=_joined([torch.full_like(r.tokens, -1) if r.taped is None else r.taped for r in flat], torch.int64),
         version=torch.full((len(tokens),), version, dtype=torch.int64),
         truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
         sample_id=torch.tensor(ids, dtype=torch.int64),
@@ -220,7 +231,11 @@ def rollout_batch(
     )
 
 
-def _part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
+def _joined(pieces: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.cat(list(pieces)) if pieces else torch.zeros(0, dtype=dtype)
+
+
+def part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
     names = dict.fromkeys(name for m in marks for name in m["parts"])
     means = {}
     for name in names:
@@ -235,6 +250,15 @@ class Reader:
 
     def __init__(self, method: Method) -> None:
         self.method = method
+
+    def room(self, wanted: int) -> int:
+        return wanted
+
+    def state(self) -> Any:
+        return None
+
+    def load(self, state: Any) -> None:
+        """Nothing is kept between steps."""
 
     def __call__(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None = None) -> Collected:
         return Collected(offline_batch(prompts, "preference" in self.method.source.adds), Counter(), {})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipo.batch import Batch
 from unipo.errors import TrainingError
@@ -16,13 +17,16 @@ from unipo.method import Method
 from unipo.parts.part import Scorer
 from unipo.policy.model import Policy
 from unipo.policy.tape import Tape
+from unipo.training.critic import Critic
 from unipo.training.optim import Optimiser
 from unipo.training.ranks import Ranks
 
 
 @dataclass
 class UpdateReport:
-    """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics."""
+    """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics.
+
+    value: loss, grad_norm, learning_rate, forwarded and skipped of a value model with an optimiser of its own."""
 
     losses: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
@@ -39,6 +43,7 @@ class UpdateReport:
     clipped: list[Tensor] = field(default_factory=list)
     gap: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
+    value: dict[str, float] = field(default_factory=dict)
 
     def count(self, extra: UpdateReport) -> None:
         """Add the work (not the losses) of an extra update of the same step."""
@@ -55,12 +60,13 @@ def run_updates(
     scorer: Scorer,
     old_logp: str,
     tape: Tape | None = None,
+    critic: Critic | None = None,
 ) -> UpdateReport:
     """All optimiser steps on one judged batch.
 
     old_logp: 'live' (single update: the old policy is the current one), 'behaviour', 'recompute', or 'stored' (the
     batch has them).  tape: what the engine kept while sampling this batch; the step that follows with the same weights
-    reads it.
+    reads it.  critic: the value model that learns beside the policy.
     """
     start = time.perf_counter()
     report = UpdateReport()
@@ -70,9 +76,13 @@ def run_updates(
     for _ in range(method.source.epochs):
         report.passes += method.divergence is not None
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, report, tape)
-            policy.updates += 1
-            policy.update_reference()
+            if critic is None or not critic.resting(batch.step):
+                head = None if critic is None else critic.policy_head
+                _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, report, tape, head)
+                policy.updates += 1
+                policy.update_reference()
+            if critic is not None:
+                critic.step(minibatch, partial(_cut, method, policy.spec.micro_tokens or None, ranks), report.value)
     report.seconds = time.perf_counter() - start
     return merge_reports(ranks.gather_objects(report)) if ranks.world > 1 else report
 
@@ -85,6 +95,7 @@ def _one_step(
     ranks: Ranks,
     report: UpdateReport,
     tape: Tape | None,
+    value_head: nn.Module | None,
 ) -> None:
     optimiser.zero()
     required = required_tokens(method, minibatch)
@@ -94,7 +105,7 @@ def _one_step(
     totals: dict[str, float] = {}
     pieces = list(micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks))
     for number, (piece, wanted) in enumerate(pieces, start=1):
-        live = forward(method, piece, wanted, policy, tape, final=number == len(pieces))
+        live = forward(method, piece, wanted, policy, value_head, tape, final=number == len(pieces))
         value = loss(method, live)
         if not bool(torch.isfinite(value.total)):
             raise TrainingError(
@@ -119,10 +130,17 @@ def _one_step(
 
 
 def forward(
-    method: Method, piece: Batch, wanted: Tensor, policy: Policy, tape: Tape | None = None, final: bool = False
+    method: Method,
+    piece: Batch,
+    wanted: Tensor,
+    policy: Policy,
+    value_head: nn.Module | None = None,
+    tape: Tape | None = None,
+    final: bool = False,
 ) -> Batch:
-    """A micro-batch with the live columns its method reads, from the pass with gradient. tape, final: as `columns`."""
-    columns = policy.columns(piece, wanted, "entropy" in method.needs, method.divergence, tape, final)
+    """A micro-batch with the live columns its method reads, from the pass with gradient; see `Policy.columns`."""
+    entropy = "entropy" in method.needs
+    columns = policy.columns(piece, wanted, entropy, method.divergence, value_head, tape, final)
     return piece.with_columns(None, **columns)
 
 
@@ -133,6 +151,9 @@ def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
         setattr(first, name, sum(getattr(r, name) for r in reports))
     for name in ("ratio", "clipped", "gap", "reference_kl"):
         setattr(first, name, [x for r in reports for x in getattr(r, name)])
+    for name in ("loss", "forwarded"):
+        if any(name in r.value for r in reports):
+            first.value[name] = sum(r.value.get(name, 0.0) for r in reports)
     first.seconds = max(r.seconds for r in reports)
     return first
 
@@ -159,6 +180,12 @@ def micro_batches(
         share = share.take_sequences(alive)
     for piece in share.split_by_tokens(budget, whole_groups=whole):
         yield piece, piece.required
+
+
+def _cut(
+    method: Method, budget: int | None, ranks: Ranks, minibatch: Batch, required: Tensor
+) -> Iterator[tuple[Batch, Tensor]]:
+    return micro_batches(method, minibatch, required, budget, ranks)
 
 
 def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:

@@ -1,0 +1,83 @@
+"""The value model's target and loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from by_hand import batch_of, tensor
+
+from unipo.batch import Batch
+from unipo.check import check_objective
+from unipo.errors import ConfigError
+from unipo.parts.value import ValueLearning, ValueTokens, clipped_value_loss
+
+
+def test_squared_error_and_its_clip_worked_out_by_hand() -> None:
+    value, old, target = tensor([0.5, 0.9, 0.1, 0.5]), tensor([0.5, 0.5, 0.5, 0.2]), tensor([1.0, 1.0, 1.0, 0.0])
+    # plain: .25, .01, .81, .25;  at most .2 from old: .5, .7, .3, .4 -> .25, .09, .49, .16
+    torch.testing.assert_close(clipped_value_loss(value, old, target, 0.2), tensor([0.125, 0.045, 0.405, 0.125]))
+    torch.testing.assert_close(clipped_value_loss(value, old, target, None), tensor([0.125, 0.005, 0.405, 0.125]))
+
+
+def test_gradient_is_zero_exactly_where_the_clipped_branch_wins_beyond_the_range() -> None:
+    value = tensor([0.5, 0.9, 0.1, 0.5]).requires_grad_()
+    old, target = tensor([0.5, 0.5, 0.5, 0.2]), tensor([1.0, 1.0, 1.0, 0.0])
+    (gradient,) = torch.autograd.grad(clipped_value_loss(value, old, target, 0.2).sum(), value)
+    torch.testing.assert_close(gradient, tensor([-0.5, 0.0, -0.9, 0.5]))
+
+
+def learned(part: ValueLearning, **columns: object) -> Batch:
+    given = {"reward": [1.0, 0.0], "value": [0.2, 0.3, 0.5, 0.4, 0.6], "token_reward": [0.0] * 5}
+    batch = batch_of([3, 2], **(given | columns))
+    return batch.with_columns(None, returns=part.returns(batch))
+
+
+def test_returns_at_lambda_one_are_the_reward_everywhere() -> None:
+    assert learned(ValueLearning(lam=1.0)).returns.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_returns_are_advantage_plus_value_before_whitening() -> None:
+    # first response as in test_gae at .95; second: deltas .2, -.6;  -.6;  .2 - .57 = -.37
+    expected = tensor([0.94125, 0.975, 1.0, 0.03, 0.0])
+    torch.testing.assert_close(learned(ValueLearning(lam=0.95)).returns, expected, rtol=0, atol=1e-12)
+
+
+def test_only_finished_responses_are_learned_from_and_then_all_their_tokens() -> None:
+    part = ValueLearning(lam=1.0, finished=True)
+    late = torch.tensor([False, False, True, False, True])  # tokens of this step
+    batch = learned(part, mask=late, unfinished=[False, True])
+    assert part.active(batch).tolist() == [True, True, True, False, False]
+    assert batch.returns.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]
+    torch.testing.assert_close(part.average.weights(batch), tensor([1 / 3] * 3 + [0, 0]))
+
+
+def test_nothing_to_learn_from_has_weight_zero_not_nan() -> None:
+    part = ValueLearning(lam=1.0, finished=True)
+    batch = learned(part, unfinished=[True, True])
+    assert part.average.weights(batch).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("part", [ValueLearning(), ValueLearning(clip=None, lam=1.0), ValueLearning(clip=0.05)])
+def test_it_keeps_what_every_objective_keeps(part: ValueLearning) -> None:
+    assert check_objective(part, average=part.average).passed
+
+
+def test_its_average_is_named_in_the_formula() -> None:
+    assert ValueTokens(True).formula() in ValueLearning(finished=True).formula()
+    assert "max((V - G)^2" in ValueLearning().formula()
+    assert "max((V - G)^2" not in ValueLearning(clip=None).formula()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"schedule": "steps"}, "constant, linear or cosine"),
+        ({"shared": True, "pretrain": 3}, "leave them out, or set shared=false"),
+        ({"lam": -0.1}, "must lie in"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ValueLearning(**settings)  # type: ignore[arg-type]
