@@ -48,6 +48,7 @@ TRAIN_HELP: dict[str, str] = {
     "policy.reference_decay": "of the ema reference, per update",
     "policy.checkpointing": "recompute activations in the backward pass: less memory, more time",
     "policy.micro_tokens": "positions per forward and backward; less memory, the same gradient; 0: no limit",
+    "policy.tape_mb": "megabytes to keep what sampling computes, which the update then need not forward again; 0: none",
     "policy.device": "auto, cpu, cuda or cuda:N",
     "sampling.temperature": "of the sampled and of the trained distribution",
     "sampling.top_k": "must stay 0 in training",
