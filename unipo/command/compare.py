@@ -51,7 +51,10 @@ DEFAULTS: dict[str, Any] = {"seeds": 5, "budget": "100000 tokens", "responses": 
 class Options:
     """ """
 
-    arms: Annotated[Positional[tuple[str, ...]], arg(help="methods, with settings in brackets", metavar="ARM")] = ()
+    arms: Annotated[
+        Positional[tuple[str, ...]],
+        arg(help="methods, with settings in brackets", metavar="ARM ...", help_behavior_hint=""),
+    ] = ()
     all: Annotated[bool, FlagCreatePairsOff, arg(help="every method that samples", help_behavior_hint="")] = False
     task: Annotated[tuple[str, ...], UseAppendAction, arg(help="a task or data file; may be repeated", **TEXT)] = ()
     data: Annotated[str, arg(help="file, dataset directory or hub id instead of a task", **TEXT)] = ""
@@ -60,7 +63,11 @@ class Options:
     seeds: Annotated[int, arg(help="runs of each method and task (default: 5)", help_behavior_hint="")] = 0
     budget: Annotated[
         tuple[str, str] | None,
-        arg(help="of every run: N tokens, N steps or N seconds (default: 100000 tokens)", help_behavior_hint=""),
+        arg(
+            metavar="N UNIT",
+            help="of every run: tokens, steps or seconds (default: 100000 tokens)",
+            help_behavior_hint="",
+        ),
     ] = None
     responses: Annotated[
         int, arg(help="per step, for every method whatever its group (default: 64)", help_behavior_hint="")
@@ -122,7 +129,9 @@ def read(options: Options) -> Asked:
             raise unknown("key", f"{options.config}: {name}", [f"{options.config}: {n}" for n in IN_FILE])
     values = DEFAULTS | file
     given = {f.name: getattr(options, f.name) for f in fields(options)}
-    values |= {n: v for n in ("seeds", "responses", "budget", "jobs", "out", "page", "arms", "all", "keep") if (v := given[n])}
+    values |= {
+        n: v for n in ("seeds", "responses", "budget", "jobs", "out", "page", "arms", "all", "keep") if (v := given[n])
+    }
     if options.points >= 0:
         values["points"] = options.points
     train = _train(options, values.get("train") or {})

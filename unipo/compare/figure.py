@@ -24,7 +24,9 @@ def require() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("matplotlib", "plots", "drawing the comparison (or leave it out with --no-figure)") from error
+        raise MissingExtra(
+            "matplotlib", "plots", "drawing the comparison (or leave it out with --no-figure)"
+        ) from error
 
 
 def on_grid(outcomes: Sequence[Outcome], unit: str, places: Sequence[float]) -> Tensor:
@@ -90,7 +92,9 @@ def _curves(axis: Any, outcomes: Sequence[Outcome], task: str, budget: Mapping[s
         axis.plot(places, scores.mean(0).tolist(), style, color=colour, label=arm, linewidth=1.6)
         if len(runs) > 1:
             ends = [bootstrap(mean_score, scores[:, [i]], draws=2000) for i in range(GRID)]
-            axis.fill_between(places, [e.low for e in ends], [e.high for e in ends], color=colour, alpha=0.15, linewidth=0)
+            axis.fill_between(
+                places, [e.low for e in ends], [e.high for e in ends], color=colour, alpha=0.15, linewidth=0
+            )
     axis.set_title(task, fontsize=9)
     axis.set_xlabel({"tokens": "sampled tokens", "steps": "steps", "seconds": "seconds of training"}[unit], fontsize=8)
     axis.set_ylabel("held-out score", fontsize=8)

@@ -156,8 +156,8 @@ def check(plan: Plan) -> None:
     """Find what cannot work before the first run starts. Raises ConfigError."""
     for path in plan.train.get("plugin", ()):
         load_plugin(path)
-    for what, names in (("arm", [a.name for a in plan.arms]), ("seed", list(plan.seeds))):
-        twice = sorted({str(n) for n in names if names.count(n) > 1})  # type: ignore[operator]
+    for what, names in (("arm", [a.name for a in plan.arms]), ("seed", [str(s) for s in plan.seeds])):
+        twice = sorted({n for n in names if names.count(n) > 1})
         if twice or not names:
             raise ConfigError(f"{what} given twice: {', '.join(twice)}" if twice else f"there is no {what} to compare")
     if not plan.tasks:
@@ -291,7 +291,9 @@ def parse_budget(words: Sequence[str]) -> Budget:
         (unit,), (amount,) = units, numbers
         return Budget(unit, float(amount.replace("_", "")))  # type: ignore[arg-type]
     except ValueError:
-        raise ConfigError(f"a budget is written e.g. 100000 tokens, 60 steps or 30 seconds; got {' '.join(words)!r}") from None
+        raise ConfigError(
+            f"a budget is written e.g. 100000 tokens, 60 steps or 30 seconds; got {' '.join(words)!r}"
+        ) from None
 
 
 def plain_train(values: Mapping[str, Any]) -> dict[str, Any]:

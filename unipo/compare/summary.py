@@ -81,16 +81,17 @@ def percent(e: Mapping[str, float | None] | Estimate) -> str:
     v = e.as_dict() if isinstance(e, Estimate) else e
     value, low, high = v["value"], v["low"], v["high"]
     assert value is not None
-    return f"{100 * value:.1f}" + (
-        "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    )
+    return f"{100 * value:.1f}" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
-def tables(found: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
     """Title, head and rows of each table of a summary."""
     arms, tasks = found["results"], list(found["tasks"])
     order = sorted(arms, key=lambda a: -arms[a]["iqm"]["final"]["value"])
-    made = []
+    made: list[Table] = []
     for task in tasks:
         rows = [(a, *(percent(arms[a]["tasks"][task][s]) for s in SCORES)) for a in order]
         start = found["start"][task]

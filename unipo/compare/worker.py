@@ -136,5 +136,6 @@ def write_job(job: Job) -> Path:
     place.write_text(json.dumps(asdict(job)) + "\n")
     return place
 
+
 if __name__ == "__main__":
     main()
