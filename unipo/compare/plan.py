@@ -130,6 +130,7 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """Everything that decides the numbers, as plain values."""
+        plugins = tuple(self.train.get("plugin", ()))
         plain: dict[str, Any] = json.loads(
             json.dumps(
                 {
@@ -139,13 +140,26 @@ class Plan:
                     "points": self.points,
                     "train": self.train,
                     "measure": self.measure,
-                    "arms": {a.name: {"method": a.method, "set": a.set, "optim": a.optim} for a in self.arms},
+                    "plugins": {str(p): _digest(Path(p)) for p in plugins},
+                    "arms": {
+                        a.name: {
+                            "method": a.method,
+                            "set": a.set,
+                            "optim": a.optim,
+                            "formula": a.resolved(plugins).explain(),
+                        }
+                        for a in self.arms
+                    },
                     "tasks": dict(self.tasks),
                     "seeds": list(self.seeds),
                 }
             )
         )
         return plain
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _number(budget: Budget) -> float:
