@@ -71,7 +71,11 @@ def test_a_summary_by_hand() -> None:
     outcomes += [made("dapo", i, f) for i, f in enumerate((0.7, 0.9, 1.0))]
     found = summarise(PLAN, outcomes, {})
     grpo = found["results"]["grpo"]
-    assert grpo["tasks"]["t"]["final"] == {"value": pytest.approx(0.7), "low": pytest.approx(0.6), "high": pytest.approx(0.8)}
+    assert grpo["tasks"]["t"]["final"] == {
+        "value": pytest.approx(0.7),
+        "low": pytest.approx(0.6),
+        "high": pytest.approx(0.8),
+    }
     assert grpo["tasks"]["t"]["area"]["value"] == pytest.approx(0.6)
     assert grpo["cost"]["tokens"] == 200
     # dapo wins: 0.7 beats 0.6 and ties 0.7; 0.9 and 1.0 beat all three

@@ -52,7 +52,7 @@ def test_a_misspelt_arm_says_how_one_is_written(text: str) -> None:
 
 def test_a_budget_in_either_order() -> None:
     assert parse_budget(["100_000", "tokens"]) == parse_budget(["tokens", "1e5"]) == Budget("tokens", 100_000)
-    assert parse_budget("30.5 seconds".split()) == Budget("seconds", 30.5)
+    assert parse_budget(["30.5", "seconds"]) == Budget("seconds", 30.5)
     for wrong in (["tokens"], ["60"], ["60", "minutes"], ["tokens", "steps"]):
         with pytest.raises(ConfigError, match="a budget is written"):
             parse_budget(wrong)
@@ -128,7 +128,10 @@ def test_what_the_comparison_decides_cannot_be_set(key: str) -> None:
 
 
 def test_settings_of_all_runs_are_checked_like_those_of_a_run() -> None:
-    assert plain_train({"optim.beta2": 0.9, "eval": {"prompts": 3}}) == {"optim": {"beta2": 0.9}, "eval": {"prompts": 3}}
+    assert plain_train({"optim.beta2": 0.9, "eval": {"prompts": 3}}) == {
+        "optim": {"beta2": 0.9},
+        "eval": {"prompts": 3},
+    }
     with pytest.raises(ConfigError, match=r"did you mean 'optim\.beta2'"):
         plain_train({"optim.beta_2": 0.9})
 

@@ -89,9 +89,7 @@ def test_tokens_of_a_step_in_which_no_prompt_qualified_are_spent_too(tmp_path: P
     # A reward that never varies: dynamic sampling finds nothing to train on.
     (tmp_path / "flat.py").write_text("def score(completion):\n    return 0.0\n")
     train = plain_train({**TINY, "data.reward": f"{tmp_path}/flat.py:score"})
-    plan = tiny(
-        "dapo[source.group_size=4,selection.0.rounds=2]", train=train, budget=Budget("tokens", 300), points=0
-    )
+    plan = tiny("dapo[source.group_size=4,selection.0.rounds=2]", train=train, budget=Budget("tokens", 300), points=0)
     outcomes, failures = run_all(plan, tmp_path / "out", 1, quiet)
     assert failures == {}
     assert outcomes[0].cost["tokens"] >= 300
@@ -163,7 +161,12 @@ def start(folder: Path, workers: int) -> subprocess.Popen[str]:
     root = Path(unipo.__file__).parents[1]
     command = [sys.executable, "-c", SCRIPT, str(folder), str(workers)]
     return subprocess.Popen(
-        command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root)}
+        command,
+        cwd=root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(root)},
     )
 
 

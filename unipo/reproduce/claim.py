@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,7 +113,9 @@ class Reproduction:
         """The same experiment cut down to where it proves only that it runs."""
         train = merged(self.train, {"eval": {"prompts": 8}})
         search = {name: values[:2] for name, values in self.search.items()}
-        return replace(self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1)
+        groups = math.lcm(*(a.resolved().source.group for a in self.parsed().values()))
+        cut = replace(self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1)
+        return replace(cut, responses=min(self.responses, 2 * groups))
 
 
 def with_settings(arm: Arm, settings: Mapping[str, Any]) -> Arm:
