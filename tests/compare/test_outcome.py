@@ -8,7 +8,8 @@ import pytest
 
 from unipo.compare.figure import on_grid
 from unipo.compare.outcome import Outcome, Point, cost, curve, outcome_of, read, write
-from unipo.compare.plan import Budget, Plan, parse_arm
+from unipo.compare.plan import Budget, Plan
+from unipo.compare.spelling import parse_arm
 from unipo.compare.summary import markdown, summarise, tables
 from unipo.errors import TrainingError
 

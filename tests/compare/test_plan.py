@@ -6,18 +6,8 @@ from typing import Any
 
 import pytest
 
-from unipo.compare.plan import (
-    Arm,
-    Budget,
-    Plan,
-    check,
-    default_folder,
-    parse_arm,
-    parse_budget,
-    plain_train,
-    settle,
-    slug,
-)
+from unipo.compare.plan import Arm, Budget, Plan, check, default_folder, settle, slug
+from unipo.compare.spelling import parse_arm, parse_budget, plain_train
 from unipo.errors import ConfigError
 
 

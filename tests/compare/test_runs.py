@@ -17,8 +17,9 @@ import pytest
 import unipo
 from unipo.compare.crew import alone
 from unipo.compare.outcome import read
-from unipo.compare.plan import Budget, Plan, parse_arm, plain_train
+from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import compare, run_all
+from unipo.compare.spelling import parse_arm, plain_train
 from unipo.errors import ConfigError
 
 TINY = {"sampling.max_tokens": 12, "eval.prompts": 4}

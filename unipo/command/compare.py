@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +15,10 @@ from unipo.command.output import json_line, line, note, results_only, table
 from unipo.command.train import expand
 from unipo.compare.crew import cores
 from unipo.compare.figure import require
-from unipo.compare.plan import Plan, default_folder, parse_arm, parse_budget, plain_train
+from unipo.compare.plan import Plan, default_folder
 from unipo.compare.run import compare
-from unipo.compare.summary import heading, tables
+from unipo.compare.spelling import parse_arm, parse_budget, plain_train
+from unipo.compare.summary import heading, markdown, tables
 from unipo.errors import ConfigError, unknown
 from unipo.registry import catalogue, load_plugin
 from unipo.training.config import merged, read_mapping
@@ -99,7 +100,6 @@ class Asked:
     jobs: int
     page: str = ""
     figure: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -196,8 +196,6 @@ def _train(options: Options, in_file: Mapping[str, Any]) -> dict[str, Any]:
 
 def publish(asked: Asked, found: Mapping[str, Any]) -> None:
     """Write the page where the reader looks for it, with its picture."""
-    from unipo.compare.summary import markdown
-
     page, drawn = Path(asked.page), asked.out / "comparison.png"
     page.parent.mkdir(parents=True, exist_ok=True)
     picture = page.with_suffix(".png")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unipo.compare.plan import OWN, Arm, Plan, parse_arm, parse_budget, plain_train
+from unipo.compare.plan import Arm, Plan
+from unipo.compare.spelling import OWN, parse_arm, parse_budget, plain_train
 from unipo.errors import ConfigError
 from unipo.training.config import merged
 from unipo.training.setup import STARTER_DEFAULTS
