@@ -137,7 +137,7 @@ def evidence(result: Mapping[str, Any]) -> list[str]:
     blocks.append(table(["measured", "arm", "mean over seeds", f"{arms[0]} minus this"], rows))
     if result["notes"]:
         blocks.append(result["notes"])
-    blocks.append(f"![Held-out accuracy of each arm over the budget]({path}.png)")
+    blocks.append(f"![What each arm came to]({path}.png)")
     return [
         *blocks,
         f"Brackets are 95 % intervals over seeds. Every seed, the search and the versions: [{slug_}.json]({path}.json).",

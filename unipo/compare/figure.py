@@ -64,7 +64,8 @@ def draw(
     panels = len(tasks) + len(bars)
     across = min(panels, 3)
     down = -(-panels // across)
-    figure = Figure(figsize=(4.6 * across, 3.4 * down + 0.3 * len(arms) / 4), layout="constrained")
+    height = 3.4 if tasks else 1.6 + 0.3 * len(arms)
+    figure = Figure(figsize=(4.6 * across, height * down + 0.3 * len(arms) / 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).flatten()
     looks = {a: (COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]) for i, a in enumerate(arms)}
@@ -75,7 +76,8 @@ def draw(
     for axis in axes[panels:]:
         axis.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(arms)), frameon=False, fontsize=8)
+    if handles:  # points are named beside their axis
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(arms)), frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path
@@ -108,6 +110,7 @@ def _points(axis: Any, name: str, values: Mapping[str, Estimate], looks: Any) ->
             axis.plot([e.low, e.high], [-place, -place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
         axis.plot([e.value], [-place], "o", color=colour, markersize=5)
     axis.set_yticks([-i for i in range(len(values))], list(values))
+    axis.set_ylim(0.7 - len(values) - 0.4, 0.7)
     axis.set_title(name, fontsize=9)
     _plain(axis)
 

@@ -48,6 +48,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "task": stated.task,
         "budget": asdict(plan.budget),
         "responses": stated.responses,
+        "points": stated.points,
         "train": {k: v for k, v in plan.train.items() if k != "plugin"},
         "arms": {
             n: {"spelling": stated.arms[n], "method": a.method, "set": a.set, "optim": a.optim}
@@ -168,7 +169,10 @@ def keep(record: Mapping[str, Any], outcomes: Sequence[Outcome], path: Path) -> 
 
 
 def picture(record: Mapping[str, Any], outcomes: Sequence[Outcome], path: Path) -> Path:
-    """Curves of held-out accuracy, and every arm's first metric."""
-    first = record["metrics"][0]
-    bars = {n: Estimate(v["value"], v["low"], v["high"]) for n, v in first["arms"].items()}
-    return draw(outcomes, list(record["arms"]), [record["task"]], record["budget"], path, {first["what"]: bars})
+    """Curves of held-out accuracy where there are any, and what every arm came to by each metric."""
+    bars = {
+        row["what"]: {n: Estimate(v["value"], v["low"], v["high"]) for n, v in row["arms"].items()}
+        for row in record["metrics"]
+    }
+    tasks = [record["task"]] if record["points"] else []
+    return draw(outcomes, list(record["arms"]), tasks, record["budget"], path, bars)
