@@ -5,6 +5,8 @@ from __future__ import annotations
 TRAIN_HELP: dict[str, str] = {
     "method": "how to train: a name from `unipo methods`",
     "steps": "how many batches are sampled (or read) and learned from",
+    "budget.tokens": "stop earlier, after so many sampled tokens; 0: no limit",
+    "budget.seconds": "stop earlier, after so many seconds of training, without set-up and evaluation; 0: no limit",
     "prompts": "prompts per batch; the method decides how many responses each one gets",
     "seed": "fixes the order of the data and every sampled token",
     "run": "directory of the run; runs/METHOD-DATE-TIME if not given",
@@ -64,6 +66,7 @@ TRAIN_HELP: dict[str, str] = {
     "optim.schedule": "of the rate after the warm-up",
     "optim.max_grad_norm": "clip the gradient to this norm; 0: never; otherwise the method's, or 1",
     "eval.every": "evaluate every so many steps; 0: only before and after",
+    "eval.points": "so many evaluations more, spread evenly over the run",
     "eval.prompts": "held-out prompts used",
     "eval.samples": "responses per held-out prompt",
     "eval.temperature": "of these responses; 0 is greedy",

@@ -46,6 +46,7 @@ class Trainer:
         self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
         self.states: dict[str, Any] = {}
         self.surplus: Batch | None = None
+        self.lost_tokens = 0  # sampled for a step in which no prompt qualified
         self.step_number = 0
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
@@ -72,7 +73,8 @@ class Trainer:
         collected = self.collect(progress)
         self._stop_recording()
         if collected is None:
-            return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0}, None
+            lost = {"tokens/sampled": float(self.lost_tokens), "seconds/step": time.perf_counter() - start}
+            return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0, **lost}, None
         batch = replace(
             collected.batch, step=self.step_number, total_steps=max(1, self.config.steps), states=self.states
         )
@@ -155,6 +157,7 @@ class Trainer:
                         "solved or all failed. Use other prompts, or when_dry=train"
                     )
         if not kept:
+            self.lost_tokens = sum(p.sampled_tokens for p in parts)
             return None
         batch = kept[0] if len(kept) == 1 else Batch.concat(kept)
         if have > wanted:

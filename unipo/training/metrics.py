@@ -34,6 +34,7 @@ GLOSSARY: dict[str, str] = {
     "loss": "value of the loss, summed over its terms (its sign and size mean little for policy gradients)",
     "grad_norm": "gradient norm before clipping, of the last optimiser step",
     "learning_rate": "of the last optimiser step",
+    "updates/taken": "optimiser steps taken",
     "updates/skipped": "optimiser steps not taken because no token had a gradient",
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
     "tokens/computed": "token log-probs computed with gradient",
@@ -85,6 +86,7 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
         "learning_rate": report.rate,
         "tokens/computed": float(report.computed),
         "tokens/forwarded": float(report.positions),
+        "updates/taken": float(report.steps),
         "updates/skipped": float(report.skipped),
     }
     if report.ratio:
