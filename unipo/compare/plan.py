@@ -15,8 +15,9 @@ from unipo.errors import ConfigError
 from unipo.method import Method
 from unipo.registry import load_plugin
 from unipo.training.config import TrainConfig, from_dict, merged
+from unipo.training.defaults import starter_defaults
 from unipo.training.progress import measure_of
-from unipo.training.setup import resolve_method, starter_defaults
+from unipo.training.setup import resolve_method
 
 Unit = Literal["tokens", "steps", "seconds"]
 UNITS: tuple[Unit, ...] = ("tokens", "steps", "seconds")

@@ -13,7 +13,7 @@ from unipo.compare.plan import Arm, Plan
 from unipo.compare.spelling import OWN, parse_arm, parse_budget, plain_train
 from unipo.errors import ConfigError
 from unipo.training.config import merged
-from unipo.training.setup import STARTER_DEFAULTS
+from unipo.training.defaults import STARTER_DEFAULTS
 
 SHOWN, NOT_SHOWN, REVERSED = "shown", "not shown at this scale", "reversed"
 RULE = (
