@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,7 @@ class Worker:
             text=True,
             bufsize=1,
             env=os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
         )
 
     def ask(self, **command: Any) -> dict[str, Any]:
@@ -97,6 +99,17 @@ class Worker:
             raise BenchmarkError(f"the contender {self.contender.name!r} failed on {command!r}: {reply['error']}")
         return reply
 
+    def pause(self) -> None:
+        """Stop it and its children: some wait for work by spinning, in another contender's turn too."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
     def cpu_seconds(self) -> float | None:
         """Processor time this worker has used, or None where the system does not tell."""
         try:
@@ -107,13 +120,14 @@ class Worker:
 
     def close(self) -> None:
         """Ask it to quit, and end it if it does not."""
+        self.go_on()
         try:
             if self._process.poll() is None and self._process.stdin is not None:
                 self._process.stdin.write('{"cmd": "quit"}\n')
                 self._process.stdin.flush()
             self._process.wait(timeout=20)
         except (BrokenPipeError, subprocess.TimeoutExpired):
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
         finally:
             self._errors.close()

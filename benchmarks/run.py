@@ -130,8 +130,10 @@ def one_round(workers: list[Worker], command: str) -> tuple[dict[str, dict[str, 
     replies, elsewhere = {}, 0.0
     for worker in workers:
         if command in worker.contender.commands:
+            worker.go_on()
             replies[worker.contender.name], share = timed(worker, command)
             elsewhere = max(elsewhere, share)
+            worker.pause()
     return replies, elsewhere
 
 
@@ -189,6 +191,7 @@ def measure(plan: Plan, shape: str, model_dir: Path) -> Measured:
             workers.append(Worker(contender, plan.threads))
             reply = workers[-1].ask(**setup_command(plan, shape, model_dir, contender))
             measured.facts[contender.name] = {"options": contender.options} | reply
+            workers[-1].pause()
         say(f"{shape}: {plan.repetitions} rounds")
         measure_times(plan, shape, workers, measured)
     finally:

@@ -27,15 +27,17 @@ def main() -> None:
         torch.set_num_threads(message["threads"])
         shape, prompts = read_model_dir(Path(message["model_dir"]))
         state["shape"] = shape
+        options = dict(message.get("options") or {})
+        dtype = options.pop("dtype", message["dtype"])  # so that one run can compare autocast with a peer's float32
         state["bench"] = StepBench(
             message["model_dir"],
             prompts,
             shape.group,
             shape.answer_tokens,
-            message["dtype"],
+            dtype,
             message["lr"],
             message["threads"],
-            **dict(message.get("options") or {}),
+            **options,
         )
         return {"versions": versions("torch", "transformers", "unipo")}
 

@@ -23,7 +23,7 @@ def train(
     """Post-train a model and return what it came to.
 
     model: directory or Hugging Face id (empty: the starter model; settings that suit it are in
-    `unipo.training.setup.STARTER_DEFAULTS`, which only the command applies by itself).  data: file, dataset directory
+    `unipo.training.defaults.STARTER_DEFAULTS`, which only the command applies by itself).  data: file, dataset directory
     or hub id; task: a task's name or object instead.  reward: a Python function, a name such as "maths", or a
     weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with
     dots, e.g. steps=50, optim={"learning_rate": 1e-5}, or **{"sampling.max_tokens": 256}.

@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "methods": ("unipo.command.methods:run", "what there is to train with, and where it comes from"),
     "explain": ("unipo.command.explain:run", "the exact formula of a method, with its settings filled in"),
     "diff": ("unipo.command.diff:run", "what changes from one method to another"),
+    "compare": ("unipo.command.compare:run", "methods side by side on equal budgets, with intervals over seeds"),
+    "reproduce": ("unipo.command.reproduce:run", "a paper's claim as a small experiment, and its verdict"),
     "bench": ("unipo.command.bench:run", "how fast this machine generates and trains"),
 }
 
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        commands = "\n".join(f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items())
+        commands = "\n".join(f"  {name:<11}{what}" for name, (_, what) in COMMANDS.items())
         print(HELP.format(commands=commands), end="")
         return 0
     if arguments[0] in ("-V", "--version", "version"):

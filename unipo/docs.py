@@ -1,7 +1,7 @@
 """Pages written from the code itself, so that they cannot fall behind it: `python -m unipo.docs`.
 
-A page per method and an index (docs/methods), the metrics (docs/metrics.md), and two tables inside pages written by
-hand: the methods in README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page
+A page per method with the kept results of its reproductions and an index (docs/methods), the metrics
+(docs/metrics.md), and two tables inside pages written by hand: the methods in README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page
 is not what would be written; a test runs it.
 """
 
@@ -21,6 +21,8 @@ from unipo.errors import ConfigError
 from unipo.method import Method, Paper, diff
 from unipo.parts.part import Derived, Part
 from unipo.registry import catalogue
+from unipo.reproduce.claim import Metric
+from unipo.reproduce.shelf import kept
 
 WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code instead. -->"
 _STAGE_TITLES = {
@@ -88,8 +90,8 @@ def first_line(part: Part) -> str:
 
 
 # -- pages -----------------------------------------------------------------------------------------
-def method_page(method: Method, known: Mapping[str, Method]) -> str:
-    """Everything the code knows of a method."""
+def method_page(method: Method, known: Mapping[str, Method], results: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Everything the code knows of a method. results: kept reproductions, of any method."""
     facts = [f"Paper: {paper_link(method.paper)}."]
     if method.aliases:
         facts.append("Also called " + ", ".join(f"`{a}`" for a in method.aliases) + ".")
@@ -109,8 +111,37 @@ def method_page(method: Method, known: Mapping[str, Method]) -> str:
         blocks += ["## Details", "\n".join(f"{i}. {note}" for i, note in enumerate(method.notes, 1))]
     if method.doubts:
         blocks += ["## What the sources leave open", "\n".join(f"- {doubt}" for doubt in method.doubts)]
+    for result in results:
+        if result["method"] == method.name:
+            blocks += evidence(result)
     blocks.append(f"Try it: `unipo train --method {method.name}`. All methods: [index](README.md).")
     return "\n\n".join(b for b in blocks if b) + "\n"
+
+
+def evidence(result: Mapping[str, Any]) -> list[str]:
+    """A kept reproduction: claim, verdict, numbers, picture."""
+    slug_, budget, arms = result["slug"], result["budget"], list(result["arms"])
+    facts = (
+        f"Verdict: **{result['verdict']}** ({result['date']}, {len(result['seeds'])} seeds, task `{result['task']}`, "
+        f"{budget['amount']:,.0f} {budget['unit']} per run). `unipo reproduce {slug_}` does it again."
+    )
+    rows = []
+    for row in result["metrics"]:
+        metric = Metric(row["name"], row["what"], row["higher"], row["kind"])
+        for arm in arms:
+            gap = row["differences"].get(arm)
+            told = f"`{result['arms'][arm]['spelling']}`" if result["arms"][arm]["spelling"] != arm else arm
+            rows.append([row["what"], told, metric.interval(row["arms"][arm]), metric.interval(gap) if gap else ""])
+    path = f"../../reproductions/results/{slug_}"
+    blocks = ["## Reproduced", f"Claim: {result['claim']}\n{facts}"]
+    blocks.append(table(["measured", "arm", "mean over seeds", f"{arms[0]} minus this"], rows))
+    if result["notes"]:
+        blocks.append(result["notes"])
+    blocks.append(f"![What each arm came to]({path}.png)")
+    return [
+        *blocks,
+        f"Brackets are 95 % intervals over seeds. Every seed, the search and the versions: [{slug_}.json]({path}.json).",
+    ]
 
 
 def _passes(method: Method) -> str:
@@ -215,7 +246,8 @@ def pages(root: Path) -> dict[Path, str]:
     from unipo.training.metrics import GLOSSARY
 
     known = catalogue()
-    made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known) for m in known.values()}
+    results = kept(root / "reproductions")
+    made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known, results) for m in known.values()}
     made[root / "docs/methods/README.md"] = index_page(known)
     made[root / "docs/metrics.md"] = metrics_page(GLOSSARY)
     inside: tuple[tuple[str, str, Callable[[], str]], ...] = (

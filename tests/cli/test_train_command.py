@@ -16,7 +16,7 @@ from unipo.command.flags import option_names
 from unipo.command.help_text import TRAIN_HELP
 from unipo.command.train import read
 from unipo.training.config import TrainConfig
-from unipo.training.setup import STARTER_DEFAULTS
+from unipo.training.defaults import STARTER_DEFAULTS
 
 from .conftest import Said
 

@@ -70,7 +70,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("reason", "row"), BAD, ids=[reason for reason, _ in BAD])
 def test_a_pair_that_is_none_stops_or_is_counted(reason: str, row: dict[str, Any]) -> None:
     good = {"chosen": OPENING + "\n\nAssistant: a", "rejected": OPENING + "\n\nAssistant: b"}
-    with pytest.raises(DataError, match=r"row 2: .*on_bad_row='skip'"):
+    with pytest.raises(DataError, match=r"row 2: .*bad-rows skip"):
         to_examples([good, row])
     read = to_examples([good, row, row], on_bad_row="skip")
     assert len(read.examples) == 1

@@ -213,3 +213,10 @@ def test_the_names_are_those_of_the_installed_package() -> None:
     names = reasoning_gym_names()
     assert set(NAMES) <= set(names)
     assert set(names) >= PROCESS_DEPENDENT | EVALUATED | PARSED
+
+
+def test_an_item_that_the_generator_fails_to_make_is_left_out_with_a_warning() -> None:
+    # Item 717 of the training side divides by zero inside reasoning-gym.
+    with pytest.warns(UserWarning, match=r"failed to make \d+ items .*ZeroDivisionError"):
+        task = reasoning_task("basic_arithmetic", size=1000, heldout=0)
+    assert len(task.train) == 1000

@@ -22,7 +22,8 @@ from unipo.rollout.engine import Request, Sampling
 from unipo.rollout.local import LocalEngine
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.config import DataConfig, from_dict
-from unipo.training.setup import STARTER, load_task
+from unipo.training.defaults import STARTER
+from unipo.training.setup import load_task
 from unipo.training.source import score_groups
 
 ABOUT = """Accuracy of a model on held-out problems, with a 95 % interval that covers the choice of problems.

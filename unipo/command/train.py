@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
@@ -16,10 +16,11 @@ from unipo.command.output import json_line, line, note, results_only
 from unipo.errors import ConfigError
 from unipo.registry import get_method
 from unipo.training.config import TrainConfig, from_dict, merged, nested, read_mapping, to_dict
+from unipo.training.defaults import starter_defaults
 from unipo.training.progress import measure_of
-from unipo.training.run import Result
-from unipo.training.run import train as run_training
-from unipo.training.setup import starter_defaults
+
+if TYPE_CHECKING:
+    from unipo.training.run import Result
 
 PROG = "unipo train"
 ABOUT = """Post-train a model, watch it, and get a checkpoint that plain transformers loads.
@@ -75,6 +76,8 @@ class Asked:
 def run(argv: Sequence[str]) -> int:
     """Train as the arguments say. Returns 0, or 130 for a run that was interrupted (its state is on disk)."""
     asked = read(argv)
+    from unipo.training.run import train as run_training  # takes seconds, which --help need not wait for
+
     if asked.config.log.progress:
         note(heading(asked.config))
     with results_only(asked.json):

@@ -70,7 +70,8 @@ def encode_prompt(
         raise DataError(f"the prompt {_show(said)} has no tokens, so there is nothing to continue")
     if max_tokens is not None and len(ids) > max_tokens:
         raise PromptTooLong(
-            f"the prompt {_show(said)} has {len(ids)} tokens, {max_tokens} fit: raise the limit, or skip such prompts"
+            f"the prompt {_show(said)} has {len(ids)} tokens, {max_tokens} fit: raise --data.max-prompt, or leave such "
+            "prompts out with --data.long-prompts skip"
         )
     return ids
 

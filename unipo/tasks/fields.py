@@ -117,7 +117,7 @@ def to_examples(
             examples.append(_example(row, resolved, kind, first_id + number - 1))
         except BadRow as bad:
             if on_bad_row == "stop":
-                raise DataError(f"{source}, row {number}: {bad} (on_bad_row='skip' leaves such rows out)") from bad
+                raise DataError(f"{source}, row {number}: {bad} (--data.bad-rows skip leaves such rows out)") from bad
             events[bad.reason] += 1
     if not examples:
         raise DataError(f"{source}: none of the {len(rows)} rows can be used: {dict(events)}")

@@ -14,6 +14,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def draw_rows(name: str, config: Mapping[str, Any], seed: int, size: int, heldou
 
     A row has question, answer and metadata, and dataset, seed, index and size, which say how to make it again.
     Item i of a dataset is drawn from seed + i: held-out and training rows take disjoint ranges of seeds.
+    An item that the generator fails to make is left out with a warning.
     Raises ConfigError: unknown names or options, or fewer distinct questions than asked for.
     """
     make_dataset(name, seed, 1, config)
@@ -113,18 +115,26 @@ def _draw(name: str, config: Mapping[str, Any], seed: int, count: int, seen: set
         return
     tries, made = count * _TRIES_PER_ITEM, 0
     dataset = make_dataset(name, seed, tries, config)
+    failed: list[str] = []
     for index in range(tries):
-        row = _as_row(dataset[index], index, name)
+        try:
+            entry = dataset[index]
+        except Exception as error:  # a generator that trips over its own numbers: the next item takes the place
+            failed.append(f"item {index}: {type(error).__name__}: {error}")
+            continue
+        row = _as_row(entry, index, name)
         if row["question"] in seen:
             continue
         seen.add(row["question"])
         yield {**row, "dataset": name, "seed": seed, "index": index, "size": tries}
         made += 1
         if made == count:
+            if failed:
+                warnings.warn(f"reasoning-gym's {name} failed to make {len(failed)} items ({failed[0]})", stacklevel=2)
             return
     raise ConfigError(
         f"reasoning-gym's {name} gave only {made} questions that were not held out or seen before in {tries} draws, "
-        f"{count} were asked for: ask for fewer, or make it harder"
+        f"{count} were asked for: ask for fewer, or make it harder" + (f" ({failed[-1]})" if failed else "")
     )
 
 

@@ -42,7 +42,7 @@ class StepBench:
     model_dir: a model directory as `transformers` saves it; a tokenizer is not needed.  prompts: token ids.
     group_size: answers per prompt.  dtype: 'float32', or 'bfloat16' for autocast over float32 weights.
     threads: for torch; 0 leaves them as they are.  method: name in the catalogue.  micro_tokens: packed positions
-    per forward and backward, 0 for no limit.  tape_mb: as in `PolicySpec`.
+    per forward and backward, 0 for no limit.  tape_mb, checkpointing: as in `PolicySpec`.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class StepBench:
         method: str = "grpo-token",
         micro_tokens: int = 0,
         tape_mb: int = PolicySpec.tape_mb,
+        checkpointing: bool = False,
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype is 'float32' or 'bfloat16', got {dtype!r}")
@@ -64,7 +65,7 @@ class StepBench:
             raise ConfigError(f"nothing to time: {len(prompts)} prompts x {group_size} answers of {max_tokens} tokens")
         if threads:
             torch.set_num_threads(threads)
-        spec = PolicySpec(model=str(model_dir), compute=dtype, micro_tokens=micro_tokens, tape_mb=tape_mb)
+        spec = PolicySpec(model=str(model_dir), compute=dtype, micro_tokens=micro_tokens, tape_mb=tape_mb, checkpointing=checkpointing)
         self.policy = Policy(load_model(str(model_dir), DTYPES[spec.weights], "cpu"), None, spec)
         self.engine = LocalEngine(self.policy, max_rows=len(prompts) * group_size, end_ids=())
         self.method: Method = get_method(method)

@@ -57,12 +57,17 @@ class Gathering:
 
 
 class Collector:
-    """Makes the batch of a step. `surplus` are qualifying prompts that wait for the next step."""
+    """Makes the batch of a step.
+
+    surplus: qualifying prompts that wait for the next step.  lost_tokens: sampled for the last step in which no
+    prompt qualified.
+    """
 
     def __init__(self, method: Method, source: Source, stream: PromptStream, wanted: int, rewriter: Rewriter) -> None:
         self.method, self.source, self.stream, self.wanted = method, source, stream, wanted
         self.rewriter = rewriter
         self.surplus: Batch | None = None
+        self.lost_tokens = 0
         self.filters = [s for s in method.selection if s.level == "prompt"]
         self.refill = next((s for s in self.filters if isinstance(s, Refill)), None)
 
@@ -124,6 +129,7 @@ class Collector:
             if have.prompts < wanted:
                 self._ran_dry(refill, have)
         if not have.kept:
+            self.lost_tokens = sum(p.sampled_tokens for p in have.parts)
             return None
         batch = have.kept[0] if len(have.kept) == 1 else Batch.concat(have.kept)
         rewards = [r for made in have.parts for r in known_rewards(made.batch).tolist()]

@@ -69,15 +69,31 @@ class OptimConfig:
 class EvalConfig:
     """Held-out evaluation: before, after and every so many steps (0: only before and after).
 
-    prompts: at most so many held-out prompts; samples per prompt; temperature: of the answers.
+    points: so many evaluations more, spread evenly between before and after, by steps or by the budget.  prompts: at most so many held-out prompts; samples per prompt; temperature: of the answers.
     """
 
     every: int = 0
+    points: int = 0
     prompts: int = 256
     samples: int = 1
     temperature: float = 1.0
     before: bool = True
     after: bool = True
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """Ends a run before its last step: after so many sampled tokens, or seconds of training. 0: no limit.
+
+    The step that goes over is finished.  Schedules that end with the run still count its steps.
+    """
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or self.seconds < 0:
+            raise ConfigError(f"a budget cannot be negative, got {self.tokens} tokens and {self.seconds} seconds")
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,7 @@ class TrainConfig:
     set: dict[str, Any] = field(default_factory=dict)
     plugin: tuple[str, ...] = ()
     steps: int = 100
+    budget: BudgetConfig = BudgetConfig()
     prompts: int = 8
     seed: int = 0
     data: DataConfig = DataConfig()

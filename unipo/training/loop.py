@@ -81,7 +81,8 @@ class Trainer:
         collected = self.collect(progress)
         self._stop_recording()
         if collected is None:
-            return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0}, None
+            lost = {"tokens/sampled": float(self.collector.lost_tokens), "seconds/step": time.perf_counter() - start}
+            return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0, **lost}, None
         batch = replace(
             collected.batch, step=self.step_number, total_steps=max(1, self.config.steps), states=self.states
         )

@@ -47,6 +47,7 @@ GLOSSARY: dict[str, str] = {
     "value/grad_norm learning_rate": "of its last optimiser step",
     "value/forwarded": "positions forwarded with gradient for it",
     "value/skipped": "its optimiser steps not taken because no token had a target",
+    "updates/taken": "optimiser steps taken",
     "updates/skipped": "optimiser steps not taken because no token had a gradient",
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
     "tokens/continued": "tokens sampled on from the middle of responses, to value their segments",
@@ -121,6 +122,7 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
         "learning_rate": report.rate,
         "tokens/computed": float(report.computed),
         "tokens/forwarded": float(report.positions),
+        "updates/taken": float(report.steps),
         "updates/skipped": float(report.skipped),
     }
     if report.refused:

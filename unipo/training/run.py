@@ -95,6 +95,7 @@ class _Run:
         self.trainer = Trainer(setup, ranks)
         self.before: Interval | None = None
         self.training_seconds = 0.0
+        self.sampled_tokens = 0
 
     def __call__(self) -> Result:
         self.folder.write_config(to_dict(self.config), self.setup.method.explain())
@@ -127,13 +128,14 @@ class _Run:
         trainer, every = self.trainer, self.config.save.every
         saved = trainer.step_number if trainer.step_number else -1
         self.display.start(self.config.steps, trainer.step_number)
-        while trainer.step_number < self.config.steps and not stop.asked:
+        while (done := self.done()) < 1 and not stop.asked:
             start = time.perf_counter()
             metrics, batch = trainer.step(self.display.sampling)
             self.training_seconds += time.perf_counter() - start
+            self.sampled_tokens += int(metrics.get("tokens/sampled", 0))
             self.log(metrics, batch)
             number = trainer.step_number
-            if self.config.eval.every and number % self.config.eval.every == 0 and number < self.config.steps:
+            if self._evaluation_due(done):
                 self.evaluate("during")
             if every and number % every == 0:
                 self.save()
@@ -144,6 +146,26 @@ class _Run:
             self.display.note(
                 f"stopped after step {trainer.step_number}; go on with: unipo train --resume --run {self.folder.path}"
             )
+
+    def done(self) -> float:
+        """Share of the run that is behind: of its steps, or of its budget if that ends it first."""
+        budget, number = self.config.budget, self.trainer.step_number
+        shares = [number / self.config.steps if self.config.steps else 1.0]
+        if budget.tokens:
+            shares.append(self.sampled_tokens / budget.tokens)
+        if budget.seconds:
+            # One number for all ranks, whose clocks differ, or some would stop a step before the others.
+            shares.append(self.ranks.gather_objects(self.training_seconds)[0] / budget.seconds)
+        return max(shares)
+
+    def _evaluation_due(self, before: float) -> bool:
+        """After a step that began with the share `before` behind: is it one of `eval.every` or `eval.points`?"""
+        asked, now = self.config.eval, self.done()
+        if now >= 1:
+            return False  # the evaluation after training follows
+        parts = asked.points + 1
+        due = asked.every and self.trainer.step_number % asked.every == 0
+        return bool(due) or int(now * parts + 1e-9) > int(before * parts + 1e-9)
 
     def log(self, metrics: dict[str, float], batch: Batch | None) -> None:
         number = self.trainer.step_number
@@ -188,6 +210,7 @@ class _Run:
                 "random": random_state(),
                 "before": self.before,
                 "seconds": self.training_seconds,
+                "tokens": self.sampled_tokens,
             }
             root = self.folder.path / "checkpoints"
             with _without_progress_bars():
@@ -220,6 +243,7 @@ class _Run:
         self.trainer.load(state["trainer"])
         restore_random(state["random"])
         self.before, self.training_seconds = state["before"], state["seconds"]
+        self.sampled_tokens = state["tokens"]
         self.folder.cut_after(step)
         self.display.note(f"resuming after step {step}")
 

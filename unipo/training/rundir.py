@@ -84,7 +84,7 @@ class RunDir:
         """Drop what was logged after a checkpoint that is being resumed from: it will be done again, identically."""
         if not self.active:
             return
-        for name in ("metrics", "completions", "events"):
+        for name in ("metrics", "completions", "events", "evaluations"):
             file = self.path / f"{name}.jsonl"
             if file.exists():
                 kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]

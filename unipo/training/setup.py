@@ -24,21 +24,10 @@ from unipo.tasks.dataset import Heldout
 from unipo.tasks.registry import resolve_task
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.config import DataConfig, TrainConfig
+from unipo.training.defaults import STARTER
 from unipo.training.optim import resolve_optim
 from unipo.training.prompts import Prompt
 from unipo.training.setting import changed
-
-# What the starter model learns the scratchpad task with, used below every setting of the user when neither another
-# model nor another task is named. Keys of `TrainConfig`.
-STARTER_DEFAULTS: dict[str, Any] = {
-    "method": "cepo",
-    "steps": 60,
-    "prompts": 8,
-    "sampling": {"max_tokens": 48},
-    "optim": {"learning_rate": 2e-4, "beta2": 0.95, "warmup_steps": 5},
-    "eval": {"prompts": 512},
-}
-STARTER = "starter"
 
 
 @dataclass(frozen=True)
@@ -107,16 +96,6 @@ def model_path(name: str) -> str:
     from unipo.starter import starter_path
 
     return str(starter_path())
-
-
-def starter_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`STARTER_DEFAULTS` where the nested settings name no other model, task or data; else nothing."""
-    policy, data = values.get("policy") or {}, values.get("data") or {}
-    if not isinstance(policy, Mapping) or not isinstance(data, Mapping):
-        return {}  # a section that is no mapping is reported where the configuration is made
-    task = str(data.get("task") or "scratchpad").partition("?")[0]
-    own = policy.get("model", "") in ("", STARTER) and not data.get("data") and task == "scratchpad"
-    return dict(STARTER_DEFAULTS) if own else {}
 
 
 def load_task(data: DataConfig, method: Method) -> Task:

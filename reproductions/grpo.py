@@ -1,0 +1,15 @@
+"""GRPO against REINFORCE with a running mean as baseline."""
+
+from unipo.reproduce import Reproduction
+from unipo.reproduce.claim import ACCURACY, AREA
+
+REPRODUCTION = Reproduction(
+    method="grpo",
+    claim="Rewards standardised within each prompt's group of responses take the place of a learned baseline, and learn "
+    "more than a baseline common to all prompts.",
+    arms={"grpo": "grpo", "reinforce": "reinforce"},
+    metrics=(ACCURACY, AREA),
+    search={"lr": (1e-4, 2e-4, 4e-4)},
+    notes="The paper's own baselines are PPO and rejection sampling; REINFORCE with a running mean stands in for a method "
+    "without a baseline of the prompt. 64 responses per step for both.",
+)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unipo.compare.figure import on_grid
+from unipo.compare.outcome import Outcome, Point, cost, curve, outcome_of, read, write
+from unipo.compare.plan import Budget, Plan
+from unipo.compare.spelling import parse_arm
+from unipo.compare.summary import markdown, summarise, tables
+from unipo.errors import TrainingError
+
+
+def log(folder: Path, name: str, records: list[dict[str, Any]]) -> None:
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def a_run(folder: Path) -> Path:
+    log(
+        folder,
+        "metrics",
+        [
+            {"step": 1, "tokens/sampled": 100, "seconds/step": 0.5, "updates/taken": 2, "passes/extra": 3},
+            {"step": 2, "tokens/sampled": 50, "seconds/step": 0.25},  # no prompt qualified
+            {"step": 3, "tokens/sampled": 150, "seconds/step": 0.25, "updates/taken": 2, "passes/extra": 1},
+        ],
+    )
+    scores = [(0, 0.2), (2, 0.9), (2, 0.4), (3, 0.6)]  # step 2 twice: the run was resumed
+    log(folder, "evaluations", [{"step": s, "accuracy": a} for s, a in scores])
+    return folder
+
+
+def test_a_curve_from_the_logs(tmp_path: Path) -> None:
+    assert curve(a_run(tmp_path)) == (Point(0, 0, 0.0, 0.2), Point(2, 150, 0.75, 0.4), Point(3, 300, 1.0, 0.6))
+
+
+def test_cost_is_summed_over_the_steps(tmp_path: Path) -> None:
+    assert cost(a_run(tmp_path)) == {"steps": 3.0, "tokens": 300.0, "updates": 4.0, "passes": 4.0, "seconds": 1.0}
+
+
+def test_the_area_is_taken_over_the_budgets_unit(tmp_path: Path) -> None:
+    by_tokens = outcome_of(a_run(tmp_path), "a", "t", 0, "tokens", {"x": 1.0})
+    assert by_tokens.area == pytest.approx((0.3 * 150 + 0.5 * 150) / 300)
+    by_steps = outcome_of(tmp_path, "a", "t", 0, "steps", {})
+    assert by_steps.area == pytest.approx((0.3 * 2 + 0.5 * 1) / 3)
+    assert (by_tokens.final, by_tokens.value("x"), by_tokens.value("passes")) == (0.6, 1.0, 4.0)
+    with pytest.raises(TrainingError, match="no 'y'"):
+        by_tokens.value("y")
+
+
+def test_an_outcome_is_written_and_read_whole(tmp_path: Path) -> None:
+    assert read(tmp_path) is None
+    outcome = outcome_of(a_run(tmp_path), "a", "t", 3, "tokens", {"x": 1.0})
+    write(outcome, tmp_path)
+    assert read(tmp_path) == outcome
+
+
+def made(arm: str, seed: int, final: float, task: str = "t", start: float = 0.5) -> Outcome:
+    points = (Point(0, 0, 0.0, start), Point(2, 200, 1.0, final))
+    spent = {"steps": 2.0, "tokens": 200.0, "updates": 2.0, "passes": 0.0, "seconds": 1.0}
+    return Outcome(arm, task, seed, points, final, (start + final) / 2, spent)
+
+
+PLAN = Plan((parse_arm("grpo"), parse_arm("dapo")), {"t": "scratchpad"}, (0, 1, 2), Budget("tokens", 200))
+
+
+def test_a_summary_by_hand() -> None:
+    outcomes = [made("grpo", i, f) for i, f in enumerate((0.6, 0.7, 0.8))]
+    outcomes += [made("dapo", i, f) for i, f in enumerate((0.7, 0.9, 1.0))]
+    found = summarise(PLAN, outcomes, {})
+    grpo = found["results"]["grpo"]
+    assert grpo["tasks"]["t"]["final"] == {
+        "value": pytest.approx(0.7),
+        "low": pytest.approx(0.6),
+        "high": pytest.approx(0.8),
+    }
+    assert grpo["tasks"]["t"]["area"]["value"] == pytest.approx(0.6)
+    assert grpo["cost"]["tokens"] == 200
+    # dapo wins: 0.7 beats 0.6 and ties 0.7; 0.9 and 1.0 beat all three
+    assert found["improvement"]["dapo"]["grpo"]["value"] == pytest.approx(7.5 / 9)
+    assert found["start"] == {"t": 0.5}
+    titles = [title for title, _, _ in tables(found)]
+    assert titles == ["t (before: 50.0 %)", "chance of improvement, final", "cost of a run"]
+    page = markdown(found, "Title", "x.png")
+    assert "| dapo | 86.7 [70.0, 100.0] |" in page
+    assert "![Held-out score over the budget](x.png)" in page
+
+
+def test_an_arm_with_a_failed_run_is_named_and_has_no_numbers() -> None:
+    outcomes = [made("grpo", i, 0.7) for i in range(3)] + [made("dapo", i, 0.7) for i in range(2)]
+    found = summarise(PLAN, outcomes, {"dapo on t, seed 2": "the gradient norm is nan"})
+    assert list(found["results"]) == ["grpo"]
+    assert "dapo on t, seed 2: the gradient norm is nan" in markdown(found, "Title")
+
+
+def test_runs_that_did_not_start_alike_are_not_compared() -> None:
+    outcomes = [made("grpo", i, 0.7) for i in range(3)] + [made("dapo", i, 0.7, start=0.4) for i in range(3)]
+    with pytest.raises(TrainingError, match="did not start alike"):
+        summarise(PLAN, outcomes, {})
+
+
+def test_curves_meet_on_a_grid() -> None:
+    grid = on_grid([made("grpo", 0, 0.7)], "tokens", [0.0, 50.0, 200.0, 300.0])
+    assert grid.tolist() == [[0.5, pytest.approx(0.55), 0.7, 0.7]]

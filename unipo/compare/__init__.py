@@ -1,0 +1,1 @@
+"""Methods side by side: the same starting weights, evaluation prompts and budget, several seeds, intervals."""

@@ -1,0 +1,87 @@
+"""Where reproductions lie, and what has been kept of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import unipo
+from unipo.errors import ConfigError, unknown
+from unipo.registry import load_plugin
+from unipo.reproduce.claim import Reproduction
+
+FOLDER = "reproductions"
+
+
+def shelf() -> Path:
+    """The directory of reproductions: of the repository that this library lies in, or of the current directory.
+
+    Raises ConfigError where there is none, as in an installed package.
+    """
+    for root in (Path(unipo.__file__).parents[1], Path()):
+        if (root / FOLDER).is_dir():
+            return root / FOLDER
+    raise ConfigError(
+        "the reproductions are files of unipo's repository and are not part of the installed package: clone the "
+        "repository and run this command there, or name a file of your own, e.g. unipo reproduce mine.py"
+    )
+
+
+def find(name: str) -> Path:
+    """The file of a reproduction: a slug of the shelf, or the path of a file."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ConfigError(f"{name} is not a file")
+        return Path(name)
+    known = {p.stem: p for p in files(shelf())}
+    if name not in known:
+        raise unknown("reproduction", name, known)
+    return known[name]
+
+
+def files(folder: Path) -> list[Path]:
+    """Every reproduction of a shelf, by name."""
+    return sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
+
+
+def load(file: Path) -> Reproduction:
+    """The reproduction that a file states in its name REPRODUCTION."""
+    load_plugin(file)
+    found = getattr(sys.modules[f"unipo_plugin_{file.stem}"], "REPRODUCTION", None)
+    if not isinstance(found, Reproduction):
+        raise ConfigError(f"{file} states no REPRODUCTION = Reproduction(...)")
+    return found
+
+
+def result_path(file: Path) -> Path:
+    """Where the kept result of a reproduction lies; its picture has the same name with .png."""
+    return file.parent / "results" / f"{file.stem}.json"
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """All kept results of a shelf."""
+    return [json.loads(p.read_text()) for p in sorted((folder / "results").glob("*.json"))]
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """Every reproduction with its verdict; verdict and date are None where no result was kept."""
+    rows = []
+    for file in files(folder):
+        stated, path = load(file), result_path(file)
+        result = json.loads(path.read_text()) if path.is_file() else {}
+        rows.append(
+            {
+                "slug": file.stem,
+                "method": stated.method,
+                "claim": stated.claim,
+                "verdict": result.get("verdict"),
+                "date": result.get("date"),
+                "seeds": len(result["seeds"]) if result else stated.seeds,
+                "budget": stated.budget,
+                "arms": list(stated.arms),
+                "current": result.get("claim") == stated.claim if result else None,
+            }
+        )
+    return rows
