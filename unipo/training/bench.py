@@ -65,7 +65,9 @@ class StepBench:
             raise ConfigError(f"nothing to time: {len(prompts)} prompts x {group_size} answers of {max_tokens} tokens")
         if threads:
             torch.set_num_threads(threads)
-        spec = PolicySpec(model=str(model_dir), compute=dtype, micro_tokens=micro_tokens, tape_mb=tape_mb, checkpointing=checkpointing)
+        spec = PolicySpec(
+            model=str(model_dir), compute=dtype, micro_tokens=micro_tokens, tape_mb=tape_mb, checkpointing=checkpointing
+        )
         self.policy = Policy(load_model(str(model_dir), DTYPES[spec.weights], "cpu"), None, spec)
         self.engine = LocalEngine(self.policy, max_rows=len(prompts) * group_size, end_ids=())
         self.method: Method = get_method(method)
