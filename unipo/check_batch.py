@@ -72,7 +72,7 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
     logp = -_normal(generator, tokens).abs() - 0.05
     near = {
         name: logp + _normal(generator, tokens, 0.3)
-        for name in ("behaviour_logp", "old_logp", "reference_logp", "evidence_logp", "counter_logp")
+        for name in ("behaviour_logp", "old_logp", "reference_logp", "evidence_logp", "counter_logp", "current_logp")
     }
     sequence_advantage = torch.where(batch.scored, _normal(generator, layout.n_sequences), 0.0)
     sequence_advantage[: int(layout.group_sizes[0])] = 0
@@ -93,6 +93,7 @@ _SPOILED = {
     "behaviour_logp": ("nan", "inf"),
     "evidence_logp": ("-inf", "nan"),
     "counter_logp": ("-inf", "inf"),
+    "current_logp": ("nan", "-inf"),
     "entropy": ("nan", "inf"),
 }
 

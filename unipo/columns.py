@@ -1,8 +1,8 @@
 """Which columns a batch may carry, at which level, and after which stage of the loop they exist.
 
 The stages, in order: a *source* samples or reads sequences; *reward* scores them; *signal* runs models
-over them without gradient; *advantage* and *credit* say how much each token should move; *forward* is
-the policy's pass with gradient.  A part that needs a column of a later stage is refused when its method
+over them without gradient; *advantage* and *credit* say how much each token should move; *step* looks at a whole
+minibatch under the weights that are about to be updated; *forward* is the policy's pass with gradient.  A part that needs a column of a later stage is refused when its method
 is composed (`unipo.method`), long before a model is loaded.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STAGES = ("source", "reward", "signal", "advantage", "credit", "forward")
+STAGES = ("source", "reward", "signal", "advantage", "credit", "step", "forward")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("sequence_advantage", "sequence", "advantage", "advantage of the whole response"),
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
     ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),
+    ("current_logp", "token", "step", "log-prob under the policy at the start of this optimiser step, no gradient"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
 )

@@ -141,7 +141,7 @@ class Method:
         given = set(self.source.adds)
 
         def require(column: str) -> None:
-            if column in given or (column in COLUMNS and COLUMNS[column].stage != "signal"):
+            if column in given or (column in COLUMNS and COLUMNS[column].stage not in ("signal", "step")):
                 return
             provider = next((s for s in self._providers() if column in s.adds), None)
             if provider is None or provider in chosen:
@@ -246,7 +246,8 @@ def _changed(base: Any, path: str, value: Any, full: str) -> Any:
 def _validate(method: Method) -> None:
     where = f"method {method.name!r}"
     adds = set(method.source.adds) | {"mask"}
-    signal_columns = {c for s in method._providers() for c in s.adds}
+    signal_columns = {c for s in method._providers() if not s.per_step for c in s.adds}
+    step_columns = {c for s in method._providers() if s.per_step for c in s.adds}
     for name, part in method.parts:
         limit = STAGES.index(_FIELD_STAGE.get(name, "forward"))
         for need in part.needs:
@@ -257,6 +258,8 @@ def _validate(method: Method) -> None:
                     f"any signal is computed; select by what the source or the rewards give"
                 )
             if need in adds or need in signal_columns:
+                continue
+            if need in step_columns and name in ("objective", "regularisers", "extra"):
                 continue
             if known is None:
                 raise ConfigError(f"{where}: {type(part).__name__} needs column {need!r}, which no part provides")
@@ -279,8 +282,13 @@ def _validate(method: Method) -> None:
                 f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
                 f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
             )
+    prepared: dict[str, str] = {}
     for term in method.terms:
         _validate_average(where, term)
+        for column in term.objective.prepares:
+            other = prepared.setdefault(column, type(term.objective).__name__)
+            if other != type(term.objective).__name__ or column in method.needs:
+                raise ConfigError(f"{where}: {other} and {type(term.objective).__name__} both make column {column!r}")
 
 
 def _validate_average(where: str, term: Term) -> None:

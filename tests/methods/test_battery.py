@@ -39,10 +39,10 @@ def ready(method: Method, seed: int, scorer: type[Bigram] = Bigram) -> tuple[Met
     """(method bound to a budget, a policy some way from the old one, the judged and weighed batch)."""
     method, policy = method.bound_to(6), scorer(seed)
     batch = judge(method, rollout(method, seed), policy)
-    batch = weigh(method, provide_for_loss(method, batch, policy, skip=("logp", "entropy")))
+    batch = provide_for_loss(method, batch, policy, skip=("logp", "entropy"))
     drift = torch.randn(policy.theta.shape, generator=torch.Generator().manual_seed(seed + 100), dtype=torch.float64)
     policy.theta = (policy.theta.detach() + 0.1 * drift).requires_grad_()
-    return method, policy, batch
+    return method, policy, weigh(method, batch, policy)
 
 
 def step(method: Method, policy: Bigram, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,8 @@ def test_required_tokens_cover_every_gradient(method: Method, seed: int) -> None
 def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -> None:
     method, policy, batch = ready(method, seed)
     _, _, spoiled = ready(method, seed, Spoiling)
-    for name in ("mask", "advantage", "weight.0"):
+    prepared = [name for term in method.terms for name in term.objective.prepares]
+    for name in ("mask", "advantage", "weight.0", *prepared):
         if batch.has(name):
             torch.testing.assert_close(spoiled.columns[name], batch.columns[name], rtol=0, atol=0)
 
@@ -150,6 +151,7 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         "old_logp": float("inf"),
         "reference_logp": float("nan"),
         "behaviour_logp": float("nan"),
+        "current_logp": float("nan"),
         "entropy": float("inf"),
     }.items():
         if live.has(name):

@@ -8,4 +8,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     weights,
     evidence,
     preference,
+    tapered,
+    contrastive,
 )

@@ -235,6 +235,9 @@ def _old_logp_plan(config: TrainConfig, source: Source, setup: Setup, needs: fro
         "old_logp" in part.needs for name, part in setup.method.parts if name in ("shaping", "advantage", "credit")
     )
     early = early or any("old_logp" in s.needs for s in setup.method.signals)
+    # What is prepared over a minibatch is counted before its forward pass.
+    early = early or "current_logp" in needs
+    early = early or any("old_logp" in t.objective.needs for t in setup.method.terms if t.objective.prepares)
     if source.updates == 1 and not early:
         return "live"
     return "behaviour" if setup.engine.exact else "recompute"

@@ -60,13 +60,22 @@ def run_updates(
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
     wants_entropy = "entropy" in method.needs
+    old_is_current = old_logp != "behaviour" or _written_now(batch, policy)
     for _ in range(method.source.epochs):
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, wants_entropy, report, tape)
+            if old_is_current and report.steps == 0 and minibatch.has("old_logp"):
+                minibatch = minibatch.with_columns(None, current_logp=minibatch.old_logp)
+            minibatch = weigh(method, minibatch, scorer)
+            _one_step(method, minibatch, policy, optimiser, ranks, wants_entropy, report, tape)
             policy.updates += 1
             policy.update_reference()
     report.seconds = time.perf_counter() - start
     return merge_reports(ranks.gather_objects(report)) if ranks.world > 1 else report
+
+
+def _written_now(batch: Batch, policy: Policy) -> bool:
+    """Did the present weights write every token, so that the sampler's log-probs are the current policy's?"""
+    return not batch.has("version") or bool((batch.version == policy.updates).all())
 
 
 def _one_step(
