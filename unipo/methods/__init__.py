@@ -10,4 +10,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     preference,
     tapered,
     contrastive,
+    covariance,
 )
