@@ -29,6 +29,8 @@ def rollout(method: Method, seed: int) -> Batch:
     """A collected batch with exactly the columns the method's source promises, prompt selections applied."""
     batch = random_rollout(seed, method.source.group, pairs=isinstance(method.source, Preferences))
     batch = batch.without(*(set(batch.columns) - set(method.source.adds)))
+    if whole_groups(method):  # a group with nothing to learn from; otherwise an empty response is that
+        batch = batch.with_columns(None, trainable=batch.trainable & (batch.layout.token_prompt != 2))
     for part in method.selection:
         if part.level == "prompt":
             batch = batch.take_prompts(part(batch))

@@ -11,4 +11,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     tapered,
     contrastive,
     covariance,
+    discriminative,
 )
