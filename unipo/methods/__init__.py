@@ -12,4 +12,6 @@ from unipo.methods import (  # noqa: F401  isort: skip
     contrastive,
     covariance,
     discriminative,
+    regression,
+    control_token,
 )
