@@ -31,6 +31,10 @@ def rollout(method: Method, seed: int) -> Batch:
     batch = batch.without(*(set(batch.columns) - set(method.source.adds)))
     if whole_groups(method):  # a group with nothing to learn from; otherwise an empty response is that
         batch = batch.with_columns(None, trainable=batch.trainable & (batch.layout.token_prompt != 2))
+    if batch.has("behaviour_logp"):  # the policy itself wrote every other response, one nearby the rest
+        noise = 0.3 * torch.randn(batch.layout.n_tokens, generator=torch.Generator().manual_seed(seed)).double()
+        nearby = torch.where(batch.layout.token_seq % 2 == 0, 0.0, noise)
+        batch = batch.with_columns(None, behaviour_logp=Bigram(seed).logp(batch) + nearby)
     for part in method.selection:
         if part.level == "prompt":
             batch = batch.take_prompts(part(batch))

@@ -14,4 +14,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     discriminative,
     regression,
     control_token,
+    mismatch,
 )

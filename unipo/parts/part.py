@@ -56,6 +56,10 @@ class Part:
         """The memory after this update batch, given `batch.states.get(key)` from before it."""
         raise NotImplementedError
 
+    def measure(self, batch: Batch) -> Mapping[str, float]:
+        """Numbers about the judged batch for the log, by the names of `unipo.training.metrics.GLOSSARY`."""
+        return {}
+
 
 class Scorer(Protocol):
     """What a signal may ask of the models. Implemented by `unipo.policy`; no gradient flows."""

@@ -31,6 +31,11 @@ GLOSSARY: dict[str, str] = {
     "clip_fraction": "share of computed tokens whose gradient the objective cut off",
     "gap/mean": "mean |trainer - sampler| log-prob of the same tokens on the first update (sampler mismatch)",
     "gap/max": "largest of the same",
+    "mismatch/weight weight_max": "mean and largest importance weight pi_old/sampler, after truncation",
+    "mismatch/effective": "effective share of samples under these weights: 1 where all are equal",
+    "mismatch/kl": "k1 estimate of KL(sampler || old policy), nats per token",
+    "mismatch/dropped": "share of counted tokens that a correction drops",
+    "staleness/mean max": "batches trained between the weights that wrote a token and the ones trained now",
     "loss": "value of the loss, summed over its terms (its sign and size mean little for policy gradients)",
     "grad_norm": "gradient norm before clipping, of the last optimiser step",
     "learning_rate": "of the last optimiser step",
@@ -72,6 +77,8 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
         out["entropy"] = float(batch.behaviour_entropy[batch.trainable].double().mean())
     if batch.has("advantage") and bool(batch.mask.any()):
         out["advantage/abs"] = float(batch.advantage[batch.mask].abs().mean())
+    for _, part in method.parts:
+        out |= part.measure(batch)
     for name, count in sorted(collected.events.items()):
         out[f"events/{name}"] = float(count)
     return out
