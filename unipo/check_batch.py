@@ -43,6 +43,7 @@ def _source_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "trainable": torch.rand(tokens, generator=generator) > 0.15,
         "behaviour_entropy": _normal(generator, tokens).abs(),
         "version": torch.zeros(tokens, dtype=torch.int64),
+        "lag": torch.arange(tokens) % 3,
         "truncated": torch.rand(n, generator=generator) > 0.85,
         "sample_id": torch.arange(n),
         "prompt_id": torch.arange(prompts),

@@ -36,6 +36,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("behaviour_entropy", "token", "source", "entropy of the distribution it was sampled from, nats"),
     ("taped", "token", "source", "int: row of the sampling tape that predicted this token, -1 if there is none"),
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
+    ("lag", "token", "source", "int: batches trained between the weights that wrote it and the present ones"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
     ("sample_id", "sequence", "source", "int: unique in the run"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),

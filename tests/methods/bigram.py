@@ -98,6 +98,7 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         behaviour_logp=-torch.rand(tokens, generator=draw, dtype=torch.float64),
         behaviour_entropy=torch.rand(tokens, generator=draw, dtype=torch.float64),
         version=torch.zeros(tokens, dtype=torch.int64),
+        lag=layout.token_seq % 3,
         truncated=truncated,
         sample_id=torch.arange(n),
         prompt_id=torch.arange(prompts),

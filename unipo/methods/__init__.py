@@ -15,4 +15,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     regression,
     control_token,
     mismatch,
+    asynchronous,
 )

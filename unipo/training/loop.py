@@ -17,6 +17,7 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.errors import DataError, TrainingError
 from unipo.judge import judge, remember
+from unipo.parts.asynchronous import may_start
 from unipo.parts.selection import DynamicSampling
 from unipo.parts.source import Source
 from unipo.policy.tape import Tape
@@ -46,6 +47,8 @@ class Trainer:
         self.optimiser = Optimiser(self.config.optim, self.policy.named_parameters(), total)
         self.states: dict[str, Any] = {}
         self.surplus: Batch | None = None
+        self.waiting: list[Collected | None] = []  # sampled ahead, oldest first
+        self.sampled = 0  # batches sampled so far by an asynchronous source
         self.step_number = 0
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
@@ -111,6 +114,17 @@ class Trainer:
 
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
+        """The batch of this step: fresh, or the oldest of those that an asynchronous source has sampled ahead."""
+        source, size = self.method.source, self.config.prompts
+        if not source.ahead:
+            return with_lag(self._fresh(progress), source, self.policy.updates)
+        trained = max(0, self.step_number - 1)
+        while not self.waiting or may_start(self.sampled * size, 0, trained, size, source.ahead):
+            self.waiting.append(self._fresh(progress))
+            self.sampled += 1
+        return with_lag(self.waiting.pop(0), source, self.policy.updates)
+
+    def _fresh(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """Prompts for one update: filtered by prompt-level selections and refilled where one asks for it.
 
         None when dynamic sampling ran dry with nothing kept and the method says to go on.
@@ -201,6 +215,8 @@ class Trainer:
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.surplus,
+            "waiting": self.waiting,
+            "sampled": self.sampled,
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -218,16 +234,26 @@ class Trainer:
         self.stream.drawn = state["drawn"]
         self.optimiser.load(state["optimiser"])
         self.states, self.surplus = state["states"], state["surplus"]
+        # Checkpoints of before there were asynchronous sources have neither.
+        self.waiting, self.sampled = state.get("waiting", []), state.get("sampled", 0)
         self.policy.updates = state["updates"]
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])
+
+
+def with_lag(collected: Collected | None, source: Source, updates: int) -> Collected | None:
+    """Add column `lag` if the source promises it: how many batches were trained since the sampling weights."""
+    if collected is None or "lag" not in source.adds:
+        return collected
+    lag = (updates - collected.batch.version + source.updates - 1) // source.updates
+    return replace(collected, batch=collected.batch.with_columns(None, lag=lag))
 
 
 def _old_logp_plan(config: TrainConfig, source: Source, setup: Setup, needs: frozenset[str]) -> str:
     """'live', 'behaviour' or 'recompute': the cheapest exact source of the old policy's log-probs.
 
     With one update per batch the old policy is the current one, so the forward pass itself gives them, unless a
-    part reads them before it.  An exact engine's own log-probs serve otherwise.
+    part reads them before it.  An exact engine's own log-probs serve otherwise, if the present weights wrote them.
     """
     if config.old_logp != "auto":
         return config.old_logp
@@ -240,4 +266,4 @@ def _old_logp_plan(config: TrainConfig, source: Source, setup: Setup, needs: fro
     early = early or any("old_logp" in t.objective.needs for t in setup.method.terms if t.objective.prepares)
     if source.updates == 1 and not early:
         return "live"
-    return "behaviour" if setup.engine.exact else "recompute"
+    return "behaviour" if setup.engine.exact and not source.ahead else "recompute"
