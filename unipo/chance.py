@@ -26,3 +26,10 @@ def uniform(seed: Tensor, position: Tensor) -> Tensor:
     """Float64 in [0, 1) from (seed, position). Both int64, same shape."""
     bits = mix(mix(seed + _GAMMA) + (position + 1) * _GAMMA)
     return _shift(bits, 11).to(torch.float64) * 2.0**-53
+
+
+def token_chances(sample_id: Tensor, position: Tensor, step: int, count: int) -> Tensor:
+    """[n, count] uniform numbers for tokens, by response (unique in the run), place in it, and step."""
+    draws = mix(torch.arange(1, count + 1, device=sample_id.device))
+    seed = mix(mix(sample_id) + step)[:, None] ^ draws
+    return uniform(seed, position[:, None].expand_as(seed))

@@ -255,11 +255,11 @@ def _find(name: str, check: Callable[[Batch], Any], trials: list[Batch]) -> Find
 
 
 # -- properties ------------------------------------------------------------------------------------
-_LIVE = ("logp", "entropy")
+_LIVE = ("logp", "entropy", "resampled_logp")
 
 
-def _loss_and_gradient(objective: Objective, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """(weighted loss, its gradient by logp, by entropy), on fresh leaves."""
+def _loss_and_gradient(objective: Objective, batch: Batch) -> tuple[Tensor, ...]:
+    """(weighted loss, its gradient by each live column), on fresh leaves."""
     leaves = {name: batch.columns[name].detach().clone().requires_grad_() for name in _LIVE}  # type: ignore[union-attr]
     live = batch.with_columns(None, **leaves)
     values = objective(live)
@@ -269,7 +269,7 @@ def _loss_and_gradient(objective: Objective, batch: Batch) -> tuple[Tensor, Tens
         return (loss, *(torch.zeros_like(x) for x in leaves.values()))  # type: ignore[return-value]
     given = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(given, leaves.values(), strict=True)]
-    return loss.detach(), filled[0], filled[1]
+    return (loss.detach(), *filled)
 
 
 def _formula(part: Part) -> None:

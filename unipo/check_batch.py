@@ -83,6 +83,8 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
         "advantage": torch.where(mask, layout.to_tokens(sequence_advantage), 0.0),
         "logp": logp.clone().requires_grad_(),
         "entropy": _normal(generator, tokens).abs().requires_grad_(),
+        "resampled_logp": (-_normal(generator, tokens).abs()).requires_grad_(),
+        "resampled_hits": torch.rand(tokens, generator=generator, dtype=torch.float64),
     }
 
 
@@ -96,6 +98,8 @@ _SPOILED = {
     "counter_logp": ("-inf", "inf"),
     "current_logp": ("nan", "-inf"),
     "entropy": ("nan", "inf"),
+    "resampled_logp": ("-inf", "nan"),
+    "resampled_hits": ("nan", "inf"),
 }
 
 

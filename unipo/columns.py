@@ -58,6 +58,8 @@ COLUMNS: dict[str, Column] = _columns(
     ("current_logp", "token", "step", "log-prob under the policy at the start of this optimiser step, no gradient"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
+    ("resampled_logp", "token", "forward", "mean log-prob of K tokens drawn anew at this position, with gradient"),
+    ("resampled_hits", "token", "forward", "share of these K that are the token itself"),
 )
 
 

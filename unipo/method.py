@@ -14,7 +14,7 @@ from typing import Any
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError, unknown
 from unipo.parts.average import Average, ConstantNormaliser, GroupMean, SequenceMean, TokenMean
-from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Selection, Shaping, Signal
+from unipo.parts.part import Advantage, Credit, Objective, Part, Regulariser, Resampled, Selection, Shaping, Signal
 from unipo.parts.shaping import SoftOverlong
 from unipo.parts.source import Source
 from unipo.signals import DEFAULT_SIGNALS
@@ -160,6 +160,11 @@ class Method:
             yield from part.signals
         yield from DEFAULT_SIGNALS
 
+    @property
+    def resampled(self) -> Resampled | None:
+        """What the pass with gradient draws anew at every position, if some term asks for it."""
+        return next((t.objective.resampled for t in self.terms if t.objective.resampled is not None), None)
+
     def needs_reference(self) -> bool:
         return any("reference_logp" in s.adds for s in self.signals)
 
@@ -282,6 +287,8 @@ def _validate(method: Method) -> None:
                 f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
                 f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
             )
+    if len({t.objective.resampled for t in method.terms} - {None}) > 1:
+        raise ConfigError(f"{where}: its terms draw tokens anew in different ways, and one pass can do one")
     prepared: dict[str, str] = {}
     for term in method.terms:
         _validate_average(where, term)

@@ -43,10 +43,20 @@ class Bigram:
         return self.distribution(batch, theta).gather(1, batch.tokens[:, None])[:, 0]
 
     def live(self, batch: Batch) -> Batch:
-        """The batch with `logp` and `entropy` under the current weights, with gradient."""
+        """The batch with every live column under the current weights, with gradient.
+
+        Tokens drawn anew are at temperature 1.3, and their number is infinite.
+        """
         full = self.distribution(batch, self.theta)
-        logp = full.gather(1, batch.tokens[:, None])[:, 0]
-        return batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1))
+        drawn = (full.detach() / 1.3).softmax(-1)
+        logp, hits = (x.gather(1, batch.tokens[:, None])[:, 0] for x in (full, drawn))
+        return batch.with_columns(
+            None,
+            logp=logp,
+            entropy=-(full.exp() * full).sum(1),
+            resampled_logp=(drawn * full).sum(1),
+            resampled_hits=hits,
+        )
 
     # -- Scorer ------------------------------------------------------------------------------------
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:

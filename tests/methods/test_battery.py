@@ -129,8 +129,9 @@ def test_what_needs_no_gradient_can_be_left_out(method: Method, seed: int) -> No
 def test_required_tokens_cover_every_gradient(method: Method, seed: int) -> None:
     method, policy, batch = ready(method, seed)
     live = policy.live(batch)
-    leaves = {name: getattr(live, name).detach().requires_grad_() for name in ("logp", "entropy")}
-    total = loss(method, batch.with_columns(None, **leaves)).total
+    leaves = {n: x.detach().requires_grad_() for n, x in live.columns.items() if getattr(x, "requires_grad", False)}
+    assert {"logp", "entropy"} <= leaves.keys()
+    total = loss(method, live.with_columns(None, **leaves)).total
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     moved = torch.stack([g != 0 for g in gradients if g is not None]).any(0)
     required = required_tokens(method, batch)
@@ -159,6 +160,8 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         "behaviour_logp": float("nan"),
         "current_logp": float("nan"),
         "entropy": float("inf"),
+        "resampled_logp": float("-inf"),
+        "resampled_hits": float("nan"),
     }.items():
         if live.has(name):
             live = live.with_columns(None, **{name: torch.where(off, poison, getattr(live, name))})

@@ -65,7 +65,8 @@ def test_staleness_zero_is_on_policy() -> None:
     one, other = run_with(0), trainer("grpo-token", set={"source.group_size": 4}, optim={"learning_rate": 1e-3})
     for _ in range(2):
         a, b = one.step()[1], other.step()[1]
-        assert a is not None and b is not None
+        assert a is not None
+        assert b is not None
         assert torch.equal(a.tokens, b.tokens)
 
 

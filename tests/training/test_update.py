@@ -18,7 +18,7 @@ from unipo.training.loop import Trainer
 from unipo.training.optim import Optimiser, rate_factor, resolve_optim
 from unipo.training.ranks import Ranks
 from unipo.training.setup import build
-from unipo.training.update import merge_reports, micro_batches, run_updates
+from unipo.training.update import forward, merge_reports, micro_batches, run_updates
 
 
 def trainer(method: str, **settings: Any) -> Trainer:
@@ -41,7 +41,7 @@ def gradient(run: Trainer, batch: Batch, budget: int | None, ranks: int = 1) -> 
     required = required_tokens(run.method, batch)
     for rank in range(ranks):
         for piece, wanted in micro_batches(run.method, batch, required, budget, Ranks(rank, ranks)):
-            loss(run.method, piece.with_columns(None, **run.policy.columns(piece, wanted))).total.backward()
+            loss(run.method, forward(run.method, piece, wanted, run.policy)).total.backward()
     return {n: p.grad.clone() for n, p in run.policy.named_parameters() if p.grad is not None}
 
 

@@ -16,4 +16,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     control_token,
     mismatch,
     asynchronous,
+    one_token,
 )

@@ -90,7 +90,8 @@ class ClipCov(Clipped):
         return {"covariance_dropped": dropped}
 
     def active(self, batch: Batch) -> Tensor:
-        return super().active(batch) & ~batch.covariance_dropped
+        active: Tensor = super().active(batch) & ~batch.covariance_dropped
+        return active
 
     def __call__(self, batch: Batch) -> Tensor:
         loss = super().__call__(batch)

@@ -152,6 +152,17 @@ class Pieces:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """What the policy's pass draws anew at every position: fills the live columns `resampled_logp`, `resampled_hits`.
+
+    count: K tokens, with replacement, from the policy's distribution at `temperature` times that of the run.
+    """
+
+    count: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Objective(Part):
     """A loss per unit, before averaging.
 
@@ -173,6 +184,11 @@ class Objective(Part):
         is given to every row.  No gradient; sees `current_logp` if the part needs it, never `logp`.
         """
         return {}
+
+    @property
+    def resampled(self) -> Resampled | None:
+        """What `resampled_logp` and `resampled_hits` are to hold, for an objective that reads them."""
+        return None
 
     def active(self, batch: Batch) -> Tensor:
         """[T] bool: tokens whose log-prob can receive gradient. Others are never computed."""

@@ -19,8 +19,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import logging as hf_logging
 
 from unipo.batch import Batch
+from unipo.chance import token_chances
 from unipo.errors import ConfigError, DataError, MissingExtra
+from unipo.parts.part import Resampled
 from unipo.policy import attention, layer
+from unipo.policy.distribution import candidate_logp, draw_tokens
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
@@ -79,9 +82,15 @@ class Policy:
 
     # -- scoring ---------------------------------------------------------------------------------
     def columns(
-        self, batch: Batch, required: Tensor, entropy: bool = False, tape: Tape | None = None, final: bool = False
+        self,
+        batch: Batch,
+        required: Tensor,
+        entropy: bool = False,
+        tape: Tape | None = None,
+        final: bool = False,
+        resampled: Resampled | None = None,
     ) -> dict[str, Tensor]:
-        """Live columns of one micro-batch: logp (and entropy), with gradient, 0 on tokens not required.
+        """Live columns of one micro-batch: logp (entropy, resampled_*), with gradient, 0 on tokens not required.
 
         tape: what sampling kept, used if it covers the micro-batch; final: this is the last one that reads it.
         """
@@ -90,12 +99,30 @@ class Policy:
             reading = tape.reading(batch, plan, self.updates, final)
             if reading is not None:
                 plan.memo["tape"] = reading
-        logp, ent = self._score(self.model, plan, entropy)
+        states = self._hidden(self.model, plan)
+        logp, ent = self._logp(self.model, states, plan, entropy)
         filled = {"logp": torch.zeros(batch.layout.n_tokens, dtype=logp.dtype, device=logp.device)}
         filled["logp"] = filled["logp"].index_copy(0, plan.required, logp)
         if entropy:
             filled["entropy"] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, ent)
+        if resampled is not None:
+            for name, value in self._resampled(states, plan, batch, resampled).items():
+                filled[name] = torch.zeros_like(filled["logp"]).index_copy(0, plan.required, value)
         return filled
+
+    def _resampled(self, states: Tensor, plan: Plan, batch: Batch, wanted: Resampled) -> dict[str, Tensor]:
+        """[R] mean log-prob of tokens drawn at each required position, and the share of them that is the target."""
+        weight, bias = head_weight(self.causal)
+        if bias is not None:
+            raise ConfigError("drawing tokens from models whose output layer has a bias is not supported")
+        layout, place = batch.layout, plan.required
+        chance = token_chances(
+            batch.sample_id[layout.token_seq[place]], layout.token_position[place], batch.step, wanted.count
+        )
+        spec = self._head_spec(self.model)
+        drawn = draw_tokens(states, weight, chance, replace(spec, temperature=spec.temperature * wanted.temperature))
+        logp = candidate_logp(states, weight, drawn, spec).mean(1)
+        return {"resampled_logp": logp, "resampled_hits": (drawn == plan.target[:, None]).to(logp.dtype).mean(1)}
 
     @torch.no_grad()
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
@@ -104,7 +131,8 @@ class Policy:
         done = 0
         with self._weights(weights) as model:
             for piece in batch.split_by_tokens(self.spec.micro_tokens or None):
-                value, _ = self._score(model, make_plan(piece), False)
+                plan = make_plan(piece)
+                value, _ = self._logp(model, self._hidden(model, plan), plan, False)
                 out = out.to(value.dtype)
                 out[done : done + len(value)] = value
                 done += len(value)
@@ -126,7 +154,8 @@ class Policy:
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _score(self, model: nn.Module, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+    def _hidden(self, model: nn.Module, plan: Plan) -> Tensor:
+        """[R, d] hidden states that predict the required tokens of a plan."""
         causal = causal_of(model)
         if plan.longest > self.context_window:
             raise DataError(
@@ -135,17 +164,23 @@ class Policy:
             )
         with self._autocast():
             hidden = backbone_hidden(causal, plan)
-        weight, bias = head_weight(causal)
-        spec = replace(head_spec(causal.config), temperature=self.temperature, entropy=entropy)
-        if self.spec.compute == "bfloat16":
-            spec = replace(spec, compute=torch.bfloat16)
+        return hidden[plan.read]
+
+    def _logp(self, model: nn.Module, states: Tensor, plan: Plan, entropy: bool) -> tuple[Tensor, Tensor]:
+        """([R] log-prob, [R] entropy if asked) of the required tokens. states: [R, d]."""
+        weight, bias = head_weight(causal_of(model))
+        spec = replace(self._head_spec(model), entropy=entropy)
         reading = plan.memo.get("tape")
         if not isinstance(reading, Reading):
-            return linear_logp(hidden[plan.read], weight, plan.target, spec, bias)
+            return linear_logp(states, weight, plan.target, spec, bias)
         order = reading.order
-        found = linear_logp(hidden[plan.read[order]], weight, plan.target[order], spec, bias, reading.head())
+        found = linear_logp(states[order], weight, plan.target[order], spec, bias, reading.head())
         logp, ent = (torch.zeros_like(x).index_copy(0, order, x) if len(x) else x for x in found)
         return logp, ent
+
+    def _head_spec(self, model: nn.Module) -> HeadSpec:
+        spec = replace(head_spec(causal_of(model).config), temperature=self.temperature)
+        return replace(spec, compute=torch.bfloat16) if self.spec.compute == "bfloat16" else spec
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.compute != "bfloat16":

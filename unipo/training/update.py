@@ -59,14 +59,13 @@ def run_updates(
     if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
-    wants_entropy = "entropy" in method.needs
     old_is_current = old_logp != "behaviour" or _written_now(batch, policy)
     for _ in range(method.source.epochs):
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
             if old_is_current and report.steps == 0 and minibatch.has("old_logp"):
                 minibatch = minibatch.with_columns(None, current_logp=minibatch.old_logp)
             minibatch = weigh(method, minibatch, scorer)
-            _one_step(method, minibatch, policy, optimiser, ranks, wants_entropy, report, tape)
+            _one_step(method, minibatch, policy, optimiser, ranks, report, tape)
             policy.updates += 1
             policy.update_reference()
     report.seconds = time.perf_counter() - start
@@ -84,7 +83,6 @@ def _one_step(
     policy: Policy,
     optimiser: Optimiser,
     ranks: Ranks,
-    wants_entropy: bool,
     report: UpdateReport,
     tape: Tape | None,
 ) -> None:
@@ -96,8 +94,7 @@ def _one_step(
     totals: dict[str, float] = {}
     pieces = list(micro_batches(method, minibatch, required, policy.spec.micro_tokens or None, ranks))
     for number, (piece, wanted) in enumerate(pieces, start=1):
-        columns = policy.columns(piece, wanted, wants_entropy, tape, final=number == len(pieces))
-        live = piece.with_columns(None, **columns)
+        live = forward(method, piece, wanted, policy, tape, final=number == len(pieces))
         value = loss(method, live)
         if not bool(torch.isfinite(value.total)):
             raise TrainingError(
@@ -117,6 +114,14 @@ def _one_step(
     report.steps += 1
     for name, x in _summed(totals, ranks).items():
         report.losses[name] = report.losses.get(name, 0.0) + x
+
+
+def forward(
+    method: Method, piece: Batch, wanted: Tensor, policy: Policy, tape: Tape | None = None, final: bool = False
+) -> Batch:
+    """A micro-batch with the live columns its method reads, from the pass with gradient. tape, final: see `Policy`."""
+    columns = policy.columns(piece, wanted, "entropy" in method.needs, tape, final, method.resampled)
+    return piece.with_columns(None, **columns)
 
 
 def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
