@@ -17,7 +17,6 @@ degrpo = register(
         average=ControlSplit(alpha=1e-3),
         extra=(Term(ReferenceKL(beta=1.0, estimator="k3"), TokenMean(), 1e-3),),
         defaults={"learning_rate": 1e-6},
-        aliases=("thinkless",),
         notes=(
             "The second part is a mean over all answer tokens of the minibatch, as the code; average.rest=sequence is "
             "the paper's mean of per-response means.",

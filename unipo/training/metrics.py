@@ -43,7 +43,7 @@ GLOSSARY: dict[str, str] = {
     "tokens/sampled": "tokens sampled for this step, dropped prompts included",
     "tokens/computed": "token log-probs computed with gradient",
     "tokens/forwarded": "positions forwarded with gradient (prompts counted once per group)",
-    "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy)",
+    "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy) or a minibatch (current policy)",
     "speed/generation": "sampled tokens per second of generation",
     "speed/training": "forwarded positions per second of update",
     "mfu/training": "floating-point operations of the update per second, over the matrix-product rate measured here",

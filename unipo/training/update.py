@@ -59,7 +59,7 @@ def run_updates(
     if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
-    old_is_current = old_logp != "behaviour" or _written_now(batch, policy)
+    old_is_current = old_logp == "recompute" or _written_now(batch, policy)
     for _ in range(method.source.epochs):
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
             if old_is_current and report.steps == 0 and minibatch.has("old_logp"):
