@@ -80,7 +80,7 @@ def test_positions_that_run_on_across_responses_would_be_noticed() -> None:
     policy, right = packed(model, batch)
     plan = make_plan(batch)
     wrong = replace(plan, positions=torch.arange(plan.n_positions))
-    logp, _ = policy._logp(policy.model, policy._hidden(policy.model, wrong), wrong.target, False)
+    logp, _ = policy._logp(policy.model, policy._hidden(policy.model, wrong), wrong, False)
     assert float((right - plain).abs().max()) < 1e-5
     assert float((logp - plain).abs().max()) > 1e-3
 

@@ -61,6 +61,15 @@ def test_the_interpolated_form_needs_no_pass() -> None:
     assert [run.step()[0]["passes/extra"] for _ in range(3)] == [0.0, 0.0, 0.0]
 
 
+def test_nothing_is_kept_of_sampling_for_batches_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one step's tape say nothing about a batch that another step wrote."""
+    monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 1)
+    assert run_with(0)._record() is not None
+    run = run_with(2)
+    assert run._record() is None
+    assert {int(x) for _ in range(2) for x in run.step()[1].taped} == {-1}
+
+
 def test_staleness_zero_is_on_policy() -> None:
     one, other = run_with(0), trainer("grpo-token", set={"source.group_size": 4}, optim={"learning_rate": 1e-3})
     for _ in range(2):

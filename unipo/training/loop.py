@@ -99,8 +99,8 @@ class Trainer:
 
     def _record(self) -> Tape | None:
         """Have the local engine keep what it computes, where a single update by the same process will read it."""
-        engine = self.setup.engine
-        if self.ranks.world > 1 or self.method.source.updates > 1 or not isinstance(engine, LocalEngine):
+        engine, source = self.setup.engine, self.method.source
+        if self.ranks.world > 1 or source.updates > 1 or source.ahead or not isinstance(engine, LocalEngine):
             return None
         engine.tape = self.policy.make_tape() if self.method.online else None
         return engine.tape
