@@ -20,7 +20,7 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.check_batch import infected, random_batch, reordered
 from unipo.errors import ConfigError, UnipoError
-from unipo.judge import with_signal
+from unipo.judge import with_prepared, with_signal
 from unipo.parts.average import Average, GroupMean, SequenceMean, TokenMean
 from unipo.parts.part import Advantage, Derived, Objective, Part
 
@@ -151,11 +151,12 @@ def check_objective(
         raise ConfigError(f"{type(objective).__name__}.level is 'token', 'sequence' or 'prompt', got {level!r}")
     averaged = average or by_level[level]
     trials = _trials(objective, prepare, batches, seed, pairs="preference" in objective.needs)
+    trials = [with_prepared(objective, batch) for batch in trials]
 
     on = _ObjectiveProperties(objective, averaged)
     checks = {
         "formula is not empty": lambda _: _formula(objective),
-        "reads only what it declares": lambda b: objective(_declared(objective, b)),
+        "reads only what it declares": lambda b: objective(with_prepared(objective, _declared(objective, b))),
         "one number per unit": lambda b: _same_shape(objective(b), b.layout.size(level), level),
         "masked tokens never reach loss or gradient": on.masked_tokens_are_mute,
         "active covers every gradient": on.active_covers,
@@ -180,7 +181,7 @@ class _ObjectiveProperties:
 
     def masked_tokens_are_mute(self, batch: Batch) -> None:
         clean = _loss_and_gradient(self.objective, self.weighed(batch))
-        dirty = _loss_and_gradient(self.objective, self.weighed(infected(batch)))
+        dirty = _loss_and_gradient(self.objective, self.weighed(with_prepared(self.objective, infected(batch))))
         for name, a, b in zip(("loss", *_LIVE), clean, dirty, strict=True):
             _all_finite(b, f"{name}, with inf and nan in log-probs off the mask")
             _close(a, b, f"{name} depends on masked tokens")
@@ -257,7 +258,7 @@ def _find(name: str, check: Callable[[Batch], Any], trials: list[Batch]) -> Find
 
 
 # -- properties ------------------------------------------------------------------------------------
-_LIVE = ("logp", "entropy", "divergence", "live_value")
+_LIVE = ("logp", "entropy", "divergence", "live_value", "resampled_logp")
 
 
 def _loss_and_gradient(objective: Objective, batch: Batch) -> tuple[Tensor, ...]:
@@ -303,6 +304,8 @@ def _close(expected: Tensor, got: Tensor, what: str) -> None:
 
 def _equivariant(part: Advantage | Objective, batch: Batch, level: str, seed: int) -> None:
     moved, rows = reordered(batch, torch.Generator().manual_seed(seed))
+    if isinstance(part, Objective):
+        moved = with_prepared(part, moved)
     _close(part(batch)[rows[level]].detach(), part(moved).detach(), "reordering the batch changes values")
 
 

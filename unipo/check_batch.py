@@ -43,6 +43,7 @@ def _source_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "trainable": torch.rand(tokens, generator=generator) > 0.15,
         "behaviour_entropy": _normal(generator, tokens).abs(),
         "version": torch.zeros(tokens, dtype=torch.int64),
+        "lag": torch.arange(tokens) % 3,
         "truncated": torch.rand(n, generator=generator) > 0.85,
         "unfinished": torch.rand(n, generator=generator) > 0.7,
         "fresh": torch.rand(tokens, generator=generator) > 0.3,
@@ -80,7 +81,7 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
     logp = -_normal(generator, tokens).abs() - 0.05
     near = {
         name: logp + _normal(generator, tokens, 0.3)
-        for name in ("behaviour_logp", "old_logp", "reference_logp", "evidence_logp", "counter_logp")
+        for name in ("behaviour_logp", "old_logp", "reference_logp", "evidence_logp", "counter_logp", "current_logp")
     }
     sequence_advantage = torch.where(batch.scored, _normal(generator, layout.n_sequences), 0.0)
     sequence_advantage[: int(layout.group_sizes[0])] = 0
@@ -98,6 +99,8 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
         "entropy": _normal(generator, tokens).abs().requires_grad_(),
         "divergence": _normal(generator, tokens).abs().requires_grad_(),
         "teacher_context": [[1, 2] for _ in range(layout.n_sequences)],
+        "resampled_logp": (-_normal(generator, tokens).abs()).requires_grad_(),
+        "resampled_hits": torch.rand(tokens, generator=generator, dtype=torch.float64),
     }
 
 
@@ -109,12 +112,15 @@ _SPOILED = {
     "behaviour_logp": ("nan", "inf"),
     "evidence_logp": ("-inf", "nan"),
     "counter_logp": ("-inf", "inf"),
+    "current_logp": ("nan", "-inf"),
     "entropy": ("nan", "inf"),
     "divergence": ("inf", "nan"),
     "token_reward": ("nan", "inf"),
     "value": ("inf", "nan"),
     "returns": ("nan", "-inf"),
     "live_value": ("-inf", "nan"),
+    "resampled_logp": ("-inf", "nan"),
+    "resampled_hits": ("nan", "inf"),
 }
 
 

@@ -1,8 +1,8 @@
 """Which columns a batch may carry, at which level, and after which stage of the loop they exist.
 
 The stages, in order: a *source* samples or reads sequences; *reward* scores them; *signal* runs models
-over them without gradient; *advantage* and *credit* say how much each token should move; *forward* is
-the policy's pass with gradient.  A part that needs a column of a later stage is refused when its method
+over them without gradient; *advantage* and *credit* say how much each token should move; *step* looks at a whole
+minibatch under the weights that are about to be updated; *forward* is the policy's pass with gradient.  A part that needs a column of a later stage is refused when its method
 is composed (`unipo.method`), long before a model is loaded.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STAGES = ("source", "reward", "signal", "advantage", "credit", "forward")
+STAGES = ("source", "reward", "signal", "advantage", "credit", "step", "forward")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ COLUMNS: dict[str, Column] = _columns(
     ("behaviour_entropy", "token", "source", "entropy of the distribution it was sampled from, nats"),
     ("taped", "token", "source", "int: row of the sampling tape that predicted this token, -1 if there is none"),
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
+    ("lag", "token", "source", "int: batches trained between the weights that wrote it and the present ones"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
     ("unfinished", "sequence", "source", "bool: its source goes on writing it at the next step; it has no reward yet"),
     ("fresh", "token", "source", "bool: written at this step; older tokens were trained on at theirs"),
@@ -74,10 +75,13 @@ COLUMNS: dict[str, Column] = _columns(
     ("advantage", "token", "advantage", "advantage of each token, after credit assignment"),
     ("returns", "token", "advantage", "what the value model learns to expect at each token"),
     ("mask", "token", "signal", "bool: counts in the loss: trainable, scored and kept by every selection"),
+    ("current_logp", "token", "step", "log-prob under the policy at the start of this optimiser step, no gradient"),
     ("logp", "token", "forward", "log-prob under the current policy, with gradient"),
     ("entropy", "token", "forward", "entropy of the current policy at this token, with gradient"),
     ("divergence", "token", "forward", "divergence of the current policy from its teacher, with gradient"),
     ("live_value", "token", "forward", "value under the current value model, with gradient"),
+    ("resampled_logp", "token", "forward", "mean log-prob of K tokens drawn anew at this position, with gradient"),
+    ("resampled_hits", "token", "forward", "share of these K that are the token itself"),
 )
 
 

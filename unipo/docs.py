@@ -31,6 +31,7 @@ _STAGE_TITLES = {
     "signal": "what models add without gradient, if a part asks",
     "advantage": "how much better than expected",
     "credit": "who among the tokens earns it (rewrites `advantage`)",
+    "step": "over the whole minibatch, before each optimiser step, if a part asks",
     "forward": "the policy's pass with gradient",
 }
 

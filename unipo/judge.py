@@ -1,7 +1,7 @@
 """From scored sequences to a weighted loss: the model-free middle of the loop.
 
 `judge` turns rewards into per-token advantages, asking the models (through a `Scorer`) only for the columns
-some part reads.  `weigh` fixes every unit's weight on the whole update batch.  `loss` is then a plain sum, the
+some part reads.  `weigh` fixes on the whole minibatch every unit's weight and whatever else an objective counts over it.  `loss` is then a plain sum, the
 same however the batch is cut.
 """
 
@@ -17,7 +17,7 @@ from unipo.batch import Batch
 from unipo.columns import COLUMNS
 from unipo.errors import ConfigError
 from unipo.method import Method
-from unipo.parts.part import Derived, Part, Scorer, Selection, Signal
+from unipo.parts.part import Derived, Objective, Part, Scorer, Selection, Signal
 
 
 def with_mask(method: Method, batch: Batch) -> Batch:
@@ -42,15 +42,18 @@ def _kept_tokens(part: Selection, batch: Batch) -> Tensor:
     return batch.layout.to_tokens(kept) if part.level == "sequence" else kept
 
 
-def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None) -> Batch:
-    """The batch with every signal column that `part` reads and that can exist now, each computed once."""
+def provide(method: Method, batch: Batch, part: Part, scorer: Scorer | None, per_step: bool = False) -> Batch:
+    """The batch with every signal column that `part` reads and that can exist now, each computed once.
+
+    per_step: only signals of one minibatch; without it, only those of the whole batch.
+    """
     for need in part.needs:
-        if batch.has(need) or (need in COLUMNS and COLUMNS[need].stage != "signal"):
+        if batch.has(need) or (need in COLUMNS and COLUMNS[need].stage not in ("signal", "step")):
             continue
         signal = next((s for s in method.signals if need in s.adds), None)
-        if signal is None or not signal.active(batch):
+        if signal is None or signal.per_step != per_step or not signal.active(batch):
             continue
-        batch = provide(method, batch, signal, scorer)
+        batch = provide(method, batch, signal, scorer, per_step)
         if scorer is None and not isinstance(signal, Derived):
             raise ConfigError(f"{type(part).__name__} needs {need!r}, but no model was given to compute it")
         batch = with_signal(batch, signal, scorer)
@@ -132,11 +135,30 @@ def provide_for_loss(method: Method, batch: Batch, scorer: Scorer | None = None,
     return batch
 
 
-def weigh(method: Method, batch: Batch) -> Batch:
-    """Add column `weight.K` for each term K: the weight of every unit, counted over this whole batch."""
+def weigh(method: Method, batch: Batch, scorer: Scorer | None = None) -> Batch:
+    """Add what is counted over this whole minibatch before it is cut: `weight.K` for each term K, the weight of every
+    unit, and what objectives prepare.
+
+    scorer: the policy as it is now.  Without one the minibatch is the first of its batch, where the current policy is
+    the old one.
+    """
     for k, term in enumerate(method.terms):
-        level = term.objective.level
+        objective, level = term.objective, term.objective.level
+        if scorer is None and "current_logp" in objective.needs and not batch.has("current_logp"):
+            batch = batch.with_columns(None, current_logp=batch.old_logp)
+        batch = provide(method, batch, objective, scorer, per_step=True)
+        batch = with_prepared(objective, batch)
         batch = batch.with_columns(level, **{f"weight.{k}": term.average.weights(batch, level)})
+    return batch
+
+
+@torch.no_grad()
+def with_prepared(objective: Objective, batch: Batch) -> Batch:
+    """The minibatch with the columns that an objective prepares; a number is spread over all rows."""
+    for name, value in objective.prepare(batch).items():
+        level = objective.prepares[name]
+        column = value.expand(batch.layout.size(level)) if value.dim() == 0 else value
+        batch = batch.with_columns(level, **{name: column})
     return batch
 
 

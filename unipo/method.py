@@ -16,7 +16,18 @@ from unipo.errors import ConfigError, unknown
 from unipo.parts.average import Average, GroupMean, TokenMean
 from unipo.parts.curriculum import Curriculum
 from unipo.parts.guard import Guard
-from unipo.parts.part import Advantage, Credit, Divergence, Objective, Part, Regulariser, Selection, Shaping, Signal
+from unipo.parts.part import (
+    Advantage,
+    Credit,
+    Divergence,
+    Objective,
+    Part,
+    Regulariser,
+    Resampled,
+    Selection,
+    Shaping,
+    Signal,
+)
 from unipo.parts.source import Source
 from unipo.parts.value import ValueLearning
 from unipo.signals import DEFAULT_SIGNALS
@@ -156,7 +167,7 @@ class Method:
         given = set(self.source.adds)
 
         def require(column: str) -> None:
-            if column in given or (column in COLUMNS and COLUMNS[column].stage != "signal"):
+            if column in given or (column in COLUMNS and COLUMNS[column].stage not in ("signal", "step")):
                 return
             provider = next((s for s in self.providers() if column in s.adds), None)
             if provider is None or provider in chosen:
@@ -180,6 +191,11 @@ class Method:
     def divergence(self) -> Divergence | None:
         """What the policy's pass measures against a teacher, if some term reads it."""
         return next((d for t in self.terms if (d := t.objective.divergence) is not None), None)
+
+    @property
+    def resampled(self) -> Resampled | None:
+        """What the pass with gradient draws anew at every position, if some term asks for it."""
+        return next((t.objective.resampled for t in self.terms if t.objective.resampled is not None), None)
 
     def needs_reference(self) -> bool:
         if self.divergence is not None and self.divergence.weights == "reference":

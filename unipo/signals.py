@@ -69,6 +69,28 @@ class Values(Signal):
         return "V(s_t),  s_t = (x, y_<t)"
 
 
+@dataclass(frozen=True)
+class CurrentLogp(Signal):
+    """Log-probs of a whole minibatch under the weights that are about to be updated.
+
+    For what an objective counts over the minibatch before it is cut (`Objective.prepare`).  Free at the first
+    update of a batch, where they are the old policy's; otherwise one pass without gradient.
+    """
+
+    adds: ClassVar[tuple[str, ...]] = ("current_logp",)
+    per_step: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("tokens", "context")
+
+    def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        return {"current_logp": scorer.logp(batch, "policy")}
+
+    def formula(self) -> str:
+        return "log pi_now(y_t | x, y_<t), at the start of each optimiser step"
+
+
 def with_evidence(batch: Batch, evidence: list[list[int]]) -> Batch:
     """The same responses after a longer prompt: each context gets its evidence tokens appended.
 
@@ -183,4 +205,4 @@ class Evidence(Signal):
         return f"lp+ = log pi(y_t | x, r+, y_<t),  lp- = {counter}"
 
 
-DEFAULT_SIGNALS: tuple[Signal, ...] = (OldLogp(), ReferenceLogp())
+DEFAULT_SIGNALS: tuple[Signal, ...] = (OldLogp(), ReferenceLogp(), CurrentLogp())

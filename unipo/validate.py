@@ -45,8 +45,16 @@ def validate(method: Method) -> None:
                 f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
                 f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
             )
+    prepared: dict[str, str] = {}
     for term in method.terms:
         _check_average(where, term)
+        maker = type(term.objective).__name__
+        for column in term.objective.prepares:
+            other = prepared.setdefault(column, maker)
+            if other != maker or column in method.needs:
+                raise ConfigError(f"{where}: {other} and {maker} both make column {column!r}")
+    if len({t.objective.resampled for t in method.terms} - {None}) > 1:
+        raise ConfigError(f"{where}: its terms draw tokens anew in different ways, and one pass can do one")
     if method.advantage is not None and method.advantage.level != "sequence":
         reader = next((part for _, part in method.parts if "sequence_advantage" in part.needs), None)
         if reader is not None:
@@ -68,7 +76,9 @@ def _check_column(method: Method, name: str, part: Part, need: str) -> None:
     brought = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
     if need in brought:
         return
-    if need in _MADE_BY_JUDGE or any(need in s.adds for s in method.providers()):
+    if any(need in s.adds for s in method.providers() if s.per_step) and name in _LOSSES:
+        return
+    if need in _MADE_BY_JUDGE or any(need in s.adds for s in method.providers() if not s.per_step):
         if name not in ("curriculum", "selection") or late:
             return
         raise ConfigError(

@@ -44,13 +44,13 @@ def test_every_column_stands_in_the_table_under_its_stage() -> None:
 
 
 def test_a_column_that_a_part_adds_is_of_the_stage_the_table_says() -> None:
-    stages = {"source": ("source", "reward"), "signal": ("signal",)}
+    stages = {"source": ("source", "reward"), "signal": ("signal",), "step": ("step",)}
     for method in catalogue().values():
         for name in method.source.adds:
             assert COLUMNS[name].stage in stages["source"], name
         for signal in method.signals:
             for name in signal.adds:
-                assert COLUMNS[name].stage in stages["signal"], name
+                assert COLUMNS[name].stage in stages["step" if signal.per_step else "signal"], name
 
 
 def test_a_bar_in_a_cell_does_not_end_it() -> None:

@@ -58,7 +58,15 @@ class Bigram:
         full = self.distribution(batch, self.theta)
         logp = full.gather(1, batch.tokens[:, None])[:, 0]
         value = self._values(batch, self.theta)
-        batch = batch.with_columns(None, logp=logp, entropy=-(full.exp() * full).sum(1), live_value=value)
+        drawn = (full.detach() / 1.3).softmax(-1)  # drawn anew at temperature 1.3, infinitely many
+        batch = batch.with_columns(
+            None,
+            logp=logp,
+            entropy=-(full.exp() * full).sum(1),
+            live_value=value,
+            resampled_logp=(drawn * full).sum(1),
+            resampled_hits=drawn.gather(1, batch.tokens[:, None])[:, 0],
+        )
         if against is None:
             return batch
         return batch.with_columns(None, divergence=self._divergence(batch, full, logp, against))
@@ -195,6 +203,7 @@ def random_rollout(seed: int, group: int, pairs: bool = False) -> Batch:
         behaviour_logp=-torch.rand(tokens, generator=draw, dtype=torch.float64),
         behaviour_entropy=torch.rand(tokens, generator=draw, dtype=torch.float64),
         version=torch.zeros(tokens, dtype=torch.int64),
+        lag=layout.token_seq % 3,
         truncated=truncated,
         sample_id=torch.arange(n),
         prompt_id=torch.arange(prompts),

@@ -33,6 +33,12 @@ def rollout(method: Method, seed: int) -> Batch:
     batch = with_demonstrations(batch) if mixed else batch
     given = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
     batch = batch.without(*(set(batch.columns) - given))
+    if whole_groups(method):  # a group with nothing to learn from; otherwise an empty response is that
+        batch = batch.with_columns(None, trainable=batch.trainable & (batch.layout.token_prompt != 2))
+    if batch.has("behaviour_logp"):  # the policy itself wrote every other response, one nearby the rest
+        noise = 0.3 * torch.randn(batch.layout.n_tokens, generator=torch.Generator().manual_seed(seed)).double()
+        nearby = torch.where(batch.layout.token_seq % 2 == 0, 0.0, noise)
+        batch = batch.with_columns(None, behaviour_logp=Bigram(seed).logp(batch) + nearby)
     for part in method.selection:
         if part.level == "prompt":
             batch = batch.take_prompts(part(batch))
@@ -43,10 +49,10 @@ def ready(method: Method, seed: int, scorer: type[Bigram] = Bigram) -> tuple[Met
     """(method bound to a budget, a policy some way from the old one, the judged and weighed batch)."""
     method, policy = method.bound_to(6), scorer(seed)
     batch = judge(method, rollout(method, seed), policy)
-    batch = weigh(method, provide_for_loss(method, batch, policy, skip=("logp", "entropy")))
+    batch = provide_for_loss(method, batch, policy, skip=("logp", "entropy"))
     drift = torch.randn(policy.theta.shape, generator=torch.Generator().manual_seed(seed + 100), dtype=torch.float64)
     policy.theta = (policy.theta.detach() + 0.1 * drift).requires_grad_()
-    return method, policy, batch
+    return method, policy, weigh(method, batch, policy)
 
 
 def step(method: Method, policy: Bigram, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,9 +133,9 @@ def test_what_needs_no_gradient_can_be_left_out(method: Method, seed: int) -> No
 def test_required_tokens_cover_every_gradient(method: Method, seed: int) -> None:
     method, policy, batch = ready(method, seed)
     live = policy.live(batch, method.divergence)
-    names = [name for name in ("logp", "entropy", "divergence") if live.has(name)]
-    leaves = {name: getattr(live, name).detach().requires_grad_() for name in names}
-    total = loss(method, batch.with_columns(None, **leaves)).total
+    leaves = {n: x.detach().requires_grad_() for n, x in live.columns.items() if getattr(x, "requires_grad", False)}
+    assert {"logp", "entropy"} <= leaves.keys()
+    total = loss(method, live.with_columns(None, **leaves)).total
     gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     moved = torch.stack([g != 0 for g in gradients if g is not None]).any(0)
     required = required_tokens(method, batch)
@@ -144,7 +150,8 @@ def test_required_tokens_cover_every_gradient(method: Method, seed: int) -> None
 def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -> None:
     method, policy, batch = ready(method, seed)
     _, _, spoiled = ready(method, seed, Spoiling)
-    for name in ("mask", "advantage", "weight.0"):
+    prepared = [name for term in method.terms for name in term.objective.prepares]
+    for name in ("mask", "advantage", "weight.0", *prepared):
         if batch.has(name):
             torch.testing.assert_close(spoiled.columns[name], batch.columns[name], rtol=0, atol=0)
 
@@ -155,8 +162,11 @@ def test_masked_tokens_never_reach_loss_or_gradient(method: Method, seed: int) -
         "old_logp": float("inf"),
         "reference_logp": float("nan"),
         "behaviour_logp": float("nan"),
+        "current_logp": float("nan"),
         "entropy": float("inf"),
         "divergence": float("inf"),
+        "resampled_logp": float("-inf"),
+        "resampled_hits": float("nan"),
     }.items():
         if live.has(name):
             live = live.with_columns(None, **{name: torch.where(off, poison, getattr(live, name))})

@@ -20,4 +20,13 @@ from unipo.methods import (  # noqa: F401  isort: skip
     preference,
     actor_critic,
     segment,
+    tapered,
+    contrastive,
+    covariance,
+    discriminative,
+    regression,
+    control_token,
+    mismatch,
+    asynchronous,
+    one_token,
 )

@@ -166,17 +166,24 @@ class ConstantSum(ConstantNormaliser):
 class GroupMean(Average):
     """Every prompt (pair, list) weighs the same. Only for objectives whose unit is the prompt.
 
-    weight_p = 1 / P,  P = prompts with at least one counted token
+    weight_p = 1 / P,  P = prompts with at least one counted token (`count="nonempty"`), or all prompts of the
+    minibatch (`count="all"`: one that is left out still takes its share).
     """
 
     source = "DPO (arXiv 2305.18290), eq. (7): expectation over pairs"
+    count: str = "nonempty"
+
+    def __post_init__(self) -> None:
+        if self.count not in ("nonempty", "all"):
+            raise ConfigError(f"GroupMean.count is 'nonempty' or 'all', got {self.count!r}")
 
     def weights(self, batch: Batch, level: str = "token") -> Tensor:
         if level != "prompt":
             raise ConfigError("GroupMean weighs whole prompts; use TokenMean or SequenceMean for smaller units")
         layout = batch.layout
         has = layout.group_sum(layout.seq_sum(counted(batch.mask))) > 0
-        return counted(has) / has.sum().clamp(min=1)
+        n = has.sum() if self.count == "nonempty" else torch.tensor(layout.n_prompts)
+        return counted(has) / n.clamp(min=1)
 
     def formula(self) -> str:
-        return "L = (1/P) sum_p l_p"
+        return "L = (1/P) sum_p l_p" + ("" if self.count == "nonempty" else ",  P = all prompts")

@@ -60,6 +60,10 @@ class Part:
         """The memory after this update batch, given `batch.states.get(key)` from before it."""
         raise NotImplementedError
 
+    def measure(self, batch: Batch) -> Mapping[str, float]:
+        """Numbers about the judged batch for the log, by the names of `unipo.training.metrics.GLOSSARY`."""
+        return {}
+
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -115,10 +119,12 @@ class Scorer(Protocol):
 class Signal(Part):
     """Fills columns by running models over a batch without gradient.
 
-    level: of those columns that `unipo.columns` does not know.
+    level: of those columns that `unipo.columns` does not know.  per_step: computed for every minibatch with the
+    weights that are about to be updated, for `Objective.prepare`; otherwise once per batch.
     """
 
     level: ClassVar[str] = "token"
+    per_step: ClassVar[bool] = False
 
     def active(self, batch: Batch) -> bool:
         """False when nothing will read the columns at this step, so the passes can be saved."""
@@ -218,17 +224,43 @@ class Divergence:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """What the policy's pass draws anew at every position: fills the live columns `resampled_logp`, `resampled_hits`.
+
+    count: K tokens, with replacement, from the policy's distribution at `temperature` times that of the run.
+    """
+
+    count: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Objective(Part):
     """A loss per unit, before averaging.
 
     level: 'token', 'sequence' or 'prompt': the unit a value belongs to; a unit is never split between
     micro-batches.  The call returns one value per unit; the method's average turns them into one number.
+    prepares: names and levels of the columns that `prepare` makes.
     """
 
     level: ClassVar[str] = "token"
+    prepares: ClassVar[Mapping[str, str]] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError
+
+    def prepare(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What must be counted over a whole minibatch before it is cut and shared: the columns named in `prepares`.
+
+        They travel with every piece, so the gradient does not depend on the cut.  A number (0-dimensional tensor)
+        is given to every row.  No gradient; sees `current_logp` if the part needs it, never `logp`.
+        """
+        return {}
+
+    @property
+    def resampled(self) -> Resampled | None:
+        """What `resampled_logp` and `resampled_hits` are to hold, for an objective that reads them."""
+        return None
 
     def active(self, batch: Batch) -> Tensor:
         """[T] bool: tokens whose log-prob can receive gradient. Others are never computed."""

@@ -45,6 +45,11 @@ class Source(Part):
         """Optimiser steps per batch."""
         return self.epochs * self.minibatches
 
+    @property
+    def ahead(self) -> int:
+        """Batches that may be sampled before the ones in front of them have been trained on."""
+        return 0
+
     def formula(self) -> str:
         raise NotImplementedError
 

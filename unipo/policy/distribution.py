@@ -54,6 +54,22 @@ def top_tokens(hidden: Tensor, weight: Tensor, k: int, spec: HeadSpec | None = N
     return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
 
 
+@torch.no_grad()
+def draw_tokens(hidden: Tensor, weight: Tensor, chance: Tensor, spec: HeadSpec | None = None) -> Tensor:
+    """[n, K] ids drawn with replacement from each row's distribution. hidden: [n, d]; weight: [V, d].
+
+    chance: [n, K] float64 in [0, 1): the k-th draw is the first token whose running sum exceeds it.
+    """
+    spec = spec or HeadSpec()
+    _check(spec)
+    rows = chunk_rows(len(weight), torch.float64, spec.budget)
+    drawn = []
+    for part, points in zip(hidden.split(rows), chance.split(rows), strict=True):
+        running = _log_softmax(part, weight, spec).double().exp_().cumsum(-1)
+        drawn.append(torch.searchsorted(running, points * running[:, -1:], right=True).clamp_(max=len(weight) - 1))
+    return torch.cat(drawn) if drawn else torch.zeros(chance.shape, dtype=torch.int64, device=hidden.device)
+
+
 class _Candidates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, spec: HeadSpec) -> Tensor:

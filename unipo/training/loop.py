@@ -16,6 +16,7 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.errors import DataError, TrainingError
 from unipo.judge import judge, observe, remember
+from unipo.parts.asynchronous import may_start
 from unipo.parts.source import Source
 from unipo.policy.tape import Tape
 from unipo.rollout.local import LocalEngine
@@ -54,6 +55,8 @@ class Trainer:
             trained += setup.value.named_parameters() if setup.value.shared else []
         self.optimiser = Optimiser(self.config.optim, trained, total)
         self.states: dict[str, Any] = {}
+        self.waiting: list[Collected | None] = []  # sampled ahead, oldest first
+        self.sampled = 0  # batches sampled so far by an asynchronous source
         self.step_number = 0
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
@@ -110,8 +113,8 @@ class Trainer:
 
     def _record(self) -> Tape | None:
         """Have the local engine keep what it computes, where a single update by the same process will read it."""
-        engine = self.setup.engine
-        if self.ranks.world > 1 or self.method.source.updates > 1 or not isinstance(engine, LocalEngine):
+        engine, source = self.setup.engine, self.method.source
+        if self.ranks.world > 1 or source.updates > 1 or source.ahead or not isinstance(engine, LocalEngine):
             return None
         engine.tape = self.policy.make_tape() if self.method.online else None
         return engine.tape
@@ -126,6 +129,17 @@ class Trainer:
 
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
+        """The batch of this step: fresh, or the oldest of those that an asynchronous source has sampled ahead."""
+        source, size = self.method.source, self.config.prompts
+        if not source.ahead:
+            return with_lag(self._fresh(progress), source, self.policy.updates)
+        trained = max(0, self.step_number - 1)
+        while not self.waiting or may_start(self.sampled * size, 0, trained, size, source.ahead):
+            self.waiting.append(self._fresh(progress))
+            self.sampled += 1
+        return with_lag(self.waiting.pop(0), source, self.policy.updates)
+
+    def _fresh(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """Prompts for one update: filtered by prompt-level selections and refilled where one asks for it.
 
         None where no prompt qualified and the method says to go on.
@@ -168,6 +182,8 @@ class Trainer:
             "stored": self.replays.stored,
             "source": self.source.state(),
             "value": None if self.critic is None else self.critic.state(),
+            "waiting": self.waiting,
+            "sampled": self.sampled,
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -187,11 +203,20 @@ class Trainer:
         self.states, self.collector.surplus = state["states"], state["surplus"]
         self.replays.stored = state["stored"]
         self.source.load(state["source"])
+        self.waiting, self.sampled = state["waiting"], state["sampled"]
         self.policy.updates = state["updates"]
         if self.critic is not None:
             self.critic.load(state["value"])
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])
+
+
+def with_lag(collected: Collected | None, source: Source, updates: int) -> Collected | None:
+    """Add column `lag` if the source promises it: how many batches were trained since the sampling weights."""
+    if collected is None or "lag" not in source.adds:
+        return collected
+    lag = (updates - collected.batch.version + source.updates - 1) // source.updates
+    return replace(collected, batch=collected.batch.with_columns(None, lag=lag))
 
 
 _BEFORE_THE_PASS = ("shaping", "advantage", "credit", "selection")
@@ -201,12 +226,15 @@ def _old_logp_plan(config: TrainConfig, source: Source, setup: Setup, needs: fro
     """'live', 'behaviour' or 'recompute': the cheapest exact source of the old policy's log-probs.
 
     With one update per batch the old policy is the current one, so the forward pass itself gives them, unless a
-    part reads them before it.  An exact engine's own log-probs serve otherwise.
+    part reads them before it.  An exact engine's own log-probs serve otherwise, if the present weights wrote them.
     """
     if config.old_logp != "auto":
         return config.old_logp
     early = any("old_logp" in part.needs for name, part in setup.method.parts if name in _BEFORE_THE_PASS)
     early = early or any("old_logp" in s.needs for s in setup.method.signals)
+    # What is prepared over a minibatch is counted before its forward pass.
+    early = early or "current_logp" in needs
+    early = early or any("old_logp" in t.objective.needs for t in setup.method.terms if t.objective.prepares)
     if source.updates == 1 and not early:
         return "live"
-    return "behaviour" if setup.engine.exact else "recompute"
+    return "behaviour" if setup.engine.exact and not source.ahead else "recompute"

@@ -33,6 +33,11 @@ GLOSSARY: dict[str, str] = {
     "clip_fraction": "share of computed tokens whose gradient the objective cut off",
     "gap/mean": "mean |trainer - sampler| log-prob of the same tokens on the first update (sampler mismatch)",
     "gap/max": "largest of the same",
+    "mismatch/weight weight_max": "mean and largest importance weight pi_old/sampler, after truncation",
+    "mismatch/effective": "effective share of samples under these weights: 1 where all are equal",
+    "mismatch/kl": "k1 estimate of KL(sampler || old policy), nats per token",
+    "mismatch/dropped": "share of counted tokens that a correction drops",
+    "staleness/mean max": "batches trained between the weights that wrote a token and the ones trained now",
     "loss": "value of the loss, summed over its terms (its sign and size mean little for policy gradients)",
     "grad_norm": "gradient norm before clipping, of the last optimiser step",
     "learning_rate": "of the last optimiser step",
@@ -53,7 +58,7 @@ GLOSSARY: dict[str, str] = {
     "tokens/continued": "tokens sampled on from the middle of responses, to value their segments",
     "tokens/computed": "token log-probs computed with gradient",
     "tokens/forwarded": "positions forwarded with gradient (prompts counted once per group)",
-    "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy)",
+    "passes/extra": "forward passes without gradient over the batch (reference, evidence, old policy) or a minibatch (current policy)",
     "speed/generation": "sampled tokens per second of generation",
     "speed/training": "forwarded positions per second of update",
     "mfu/training": "floating-point operations of the update per second, over the matrix-product rate measured here",
@@ -98,6 +103,8 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
         out["advantage/abs"] = float(batch.advantage[batch.mask].abs().mean())
     if method.value is not None and batch.has("returns"):
         out |= _value_metrics(batch, method.value.active(batch))
+    for _, part in method.parts:
+        out |= part.measure(batch)
     for name, count in sorted(collected.events.items()):
         out[f"events/{name}"] = float(count)
     return out

@@ -63,7 +63,7 @@ class RankedScorer:
         costs = (layout.group_sum(layout.seq_lengths) + layout.context_lengths).tolist()
         mine = self.ranks.share(costs)[self.ranks.rank]
         self.passes += 1
-        if len(mine) == layout.n_prompts:
+        if self.ranks.world == 1:  # not "all are mine": the other ranks would wait for a sum of everyone
             out = score(batch)
             self.positions += layout.n_tokens + layout.n_context
         else:

@@ -73,18 +73,26 @@ def run_updates(
     if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
+    old_is_current = old_logp == "recompute" or _written_now(batch, policy)
     for _ in range(method.source.epochs):
         report.passes += method.divergence is not None
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
+            if old_is_current and report.steps == 0 and minibatch.has("old_logp"):
+                minibatch = minibatch.with_columns(None, current_logp=minibatch.old_logp)
             if critic is None or not critic.resting(batch.step):
                 head = None if critic is None else critic.policy_head
-                _one_step(method, weigh(method, minibatch), policy, optimiser, ranks, report, tape, head)
+                _one_step(method, weigh(method, minibatch, scorer), policy, optimiser, ranks, report, tape, head)
                 policy.updates += 1
                 policy.update_reference()
             if critic is not None:
                 critic.step(minibatch, partial(_cut, method, policy.spec.micro_tokens or None, ranks), report.value)
     report.seconds = time.perf_counter() - start
     return merge_reports(ranks.gather_objects(report)) if ranks.world > 1 else report
+
+
+def _written_now(batch: Batch, policy: Policy) -> bool:
+    """Did the present weights write every token, so that the sampler's log-probs are the current policy's?"""
+    return not batch.has("version") or bool((batch.version == policy.updates).all())
 
 
 def _one_step(
@@ -140,7 +148,7 @@ def forward(
 ) -> Batch:
     """A micro-batch with the live columns its method reads, from the pass with gradient; see `Policy.columns`."""
     entropy = "entropy" in method.needs
-    columns = policy.columns(piece, wanted, entropy, method.divergence, value_head, tape, final)
+    columns = policy.columns(piece, wanted, entropy, method.divergence, value_head, tape, final, method.resampled)
     return piece.with_columns(None, **columns)
 
 

@@ -1,0 +1,40 @@
+"""Tokens drawn anew by the policy's own pass."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.training.test_update import judged, trainer
+from unipo.parts.part import Resampled
+
+
+def test_draws_at_the_runs_temperature_estimate_entropy_and_probability() -> None:
+    """kappa = 1: the mean log-prob of K draws estimates minus the entropy, the share of hits the token's probability."""
+    run = trainer("otr")
+    batch = judged(run)
+    got = run.policy.columns(batch, batch.mask, entropy=True, resampled=Resampled(count=4000))
+    logp, entropy, drawn, hits = (
+        got[n].detach()[batch.mask].double() for n in ("logp", "entropy", "resampled_logp", "resampled_hits")
+    )
+    assert float(entropy.max()) > 0.1
+    torch.testing.assert_close(drawn, -entropy, rtol=0, atol=0.15)
+    torch.testing.assert_close(hits, logp.exp(), rtol=0, atol=0.04)
+    assert abs(float((drawn + entropy).mean())) < 0.01
+
+
+def test_a_higher_temperature_draws_less_likely_tokens() -> None:
+    run = trainer("otr")
+    batch = judged(run)
+    cold, hot = (
+        run.policy.columns(batch, batch.mask, resampled=Resampled(256, t))["resampled_logp"].detach()[batch.mask].mean()
+        for t in (1.0, 1.3)
+    )
+    assert float(hot) < float(cold) - 0.01
+
+
+def test_it_is_drawn_only_if_asked_for() -> None:
+    run = trainer("sft")
+    batch = judged(run)
+    assert run.policy.columns(batch, batch.mask).keys() == {"logp"}
+    assert run.step()[0]["passes/extra"] == 0.0
+    assert trainer("otr").step()[0]["passes/extra"] == 0.0
