@@ -148,7 +148,8 @@ class Perception(Regulariser):
         return self.gamma
 
     def active(self, batch: Batch) -> Tensor:
-        return batch.mask & batch.corrupted
+        seen: Tensor = batch.mask & batch.corrupted
+        return seen
 
     def __call__(self, batch: Batch) -> Tensor:
         return -perception_kl(batch.logp, batch.corrupted_logp, batch.mask & batch.corrupted, self.limit)
