@@ -60,6 +60,8 @@ COLUMNS: dict[str, Column] = _columns(
     ("token_reward", "token", "reward", "reward of single tokens, beside the response's own, which falls on its last"),
     ("old_logp", "token", "signal", "log-prob under the policy at the start of the update batch, no gradient"),
     ("reference_logp", "token", "signal", "log-prob under the reference policy"),
+    ("corrupted_logp", "token", "signal", "log-prob of the same tokens when part of the prompt is destroyed"),
+    ("corrupted", "token", "signal", "bool: something of this token's prompt could be destroyed"),
     ("evidence_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows the right answer"),
     ("counter_logp", "token", "signal", "log-prob of the same tokens when the prompt also shows a wrong answer"),
     ("cluster", "sequence", "signal", "int from 0: responses of a group that mean the same have the same number"),

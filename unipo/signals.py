@@ -6,6 +6,7 @@ steps where it says it is inactive.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,25 +92,35 @@ class CurrentLogp(Signal):
         return "log pi_now(y_t | x, y_<t), at the start of each optimiser step"
 
 
+def with_contexts(batch: Batch, contexts: Sequence[Tensor]) -> Batch:
+    """The same responses after other prompts. contexts: [P] token ids of each; only `context` changes."""
+    layout = batch.layout
+    if len(contexts) != layout.n_prompts:
+        raise ValueError(f"{len(contexts)} contexts for {layout.n_prompts} prompts")
+    lengths = torch.tensor([len(c) for c in contexts], dtype=torch.int64, device=layout.device)
+    edited = Batch(
+        Layout(layout.seq_lengths, layout.group_sizes, lengths), step=batch.step, total_steps=batch.total_steps
+    )
+    context = torch.cat(list(contexts)) if contexts else batch.context
+    return edited.with_columns(context=context, tokens=batch.tokens, trainable=batch.trainable)
+
+
 def with_evidence(batch: Batch, evidence: list[list[int]]) -> Batch:
     """The same responses after a longer prompt: each context gets its evidence tokens appended.
 
-    evidence: [P] token ids.  Only `context` changes; positions of the responses shift by the evidence's length.
+    evidence: [P] token ids.  Positions of the responses shift by the evidence's length.
     """
     layout = batch.layout
     if len(evidence) != layout.n_prompts:
         raise ValueError(f"{len(evidence)} pieces of evidence for {layout.n_prompts} prompts")
     contexts = batch.context.split(layout.context_lengths.tolist())
-    longer = [
-        torch.cat([context, torch.tensor(extra, dtype=context.dtype, device=context.device)])
-        for context, extra in zip(contexts, evidence, strict=True)
-    ]
-    lengths = torch.tensor([len(c) for c in longer], dtype=torch.int64, device=layout.device)
-    edited = Batch(
-        Layout(layout.seq_lengths, layout.group_sizes, lengths), step=batch.step, total_steps=batch.total_steps
+    return with_contexts(
+        batch,
+        [
+            torch.cat([context, torch.tensor(extra, dtype=context.dtype, device=context.device)])
+            for context, extra in zip(contexts, evidence, strict=True)
+        ],
     )
-    context = torch.cat(longer) if longer else batch.context
-    return edited.with_columns(context=context, tokens=batch.tokens, trainable=batch.trainable)
 
 
 def right_answers(batch: Batch) -> list[str]:

@@ -7,6 +7,7 @@ from unipo.methods import (  # noqa: F401  isort: skip
     sequence,
     weights,
     evidence,
+    perception,
     group_weight,
     risk,
     semantic,

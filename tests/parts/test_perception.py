@@ -1,0 +1,145 @@
+"""PAPO: what is destroyed, what the difference is worth, and where it leads in expectation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.methods.bigram import Bigram
+from tests.parts.by_hand import batch_of, value_and_gradient
+from unipo.batch import Batch
+from unipo.errors import ConfigError
+from unipo.layout import Layout
+from unipo.parts.perception import CorruptedContext, Perception, SampledEntropy, corrupted_context, perception_kl, spans
+from unipo.registry import get_method
+
+
+def seen(logp: list[float], blind: list[float], **columns: object) -> Batch:
+    n = len(logp)
+    return batch_of([n], logp=logp, corrupted_logp=blind, **({"corrupted": [True] * n} | columns))
+
+
+def test_values_and_gradients_by_hand() -> None:
+    batch = seen([-1, -1, -1, -2, -5], [-1, -2, -4, -1, -1])
+    value, gradient = value_and_gradient(Perception(gamma=1.0), batch)
+    # 49.60 is more than the limit of 10, where no gradient is left.
+    expected = [0, math.exp(-1), math.exp(-3) + 2, math.e - 2, 10.0]
+    assert (-value).tolist() == pytest.approx(expected)
+    assert (-value)[1:4].tolist() == pytest.approx([0.3679, 2.0498, 0.7183], abs=1e-4)
+    assert gradient.tolist() == pytest.approx([0, math.exp(-1) - 1, math.exp(-3) - 1, math.e - 1, 0])
+
+
+def test_what_is_masked_or_was_not_destroyed_takes_no_part() -> None:
+    batch = seen([-1, -1, -1], [-math.inf, -3, -3], mask=[False, True, True], corrupted=[True, False, True])
+    value, gradient = value_and_gradient(Perception(), batch)
+    assert value[:2].tolist() == [0, 0]
+    assert gradient[:2].tolist() == [0, 0]
+    assert float(gradient[2]) != 0
+    assert Perception().active(batch).tolist() == [False, False, True]
+
+
+def test_the_expected_gradient_is_that_of_kl_from_the_blind_to_the_seeing_policy() -> None:
+    z = torch.tensor([0.3, -0.5, 1.1], dtype=torch.float64, requires_grad=True)
+    blind = torch.tensor([0.7, 0.2, -0.4], dtype=torch.float64).log_softmax(0)
+    logp = z.log_softmax(0)
+    term = perception_kl(logp, blind, torch.ones(3, dtype=torch.bool), 10.0)
+    (found,) = torch.autograd.grad((logp.detach().exp() * term).sum(), z, retain_graph=True)
+    (right,) = torch.autograd.grad((blind.exp() * (blind - logp)).sum(), z, retain_graph=True)
+    (other,) = torch.autograd.grad((logp.exp() * (logp - blind)).sum(), z)
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+    assert float((found - other).abs().max()) > 1e-2
+
+
+def test_on_policy_the_entropy_term_has_no_expected_gradient() -> None:
+    z = torch.tensor([0.3, -0.5, 1.1], dtype=torch.float64, requires_grad=True)
+    logp = z.log_softmax(0)
+    (found,) = torch.autograd.grad((logp.detach().exp() * -logp).sum(), z)
+    assert float(found.abs().max()) < 1e-12
+    value, gradient = value_and_gradient(SampledEntropy(eta=0.5), seen([-1, -2], [0, 0]))
+    assert value.tolist() == [1, 2]
+    assert gradient.tolist() == [-1, -1]
+
+
+def prompts() -> Batch:
+    g = torch.Generator().manual_seed(0)
+    layout = Layout.of([3, 2, 4], [2, 1], [40, 30])
+    return Batch.of(
+        layout,
+        context=torch.randint(2, 11, (layout.n_context,), generator=g),
+        tokens=torch.randint(11, (layout.n_tokens,), generator=g),
+        trainable=torch.ones(layout.n_tokens, dtype=torch.bool),
+        prompt_id=torch.tensor([5, 9]),
+    )
+
+
+class Spelled(Bigram):
+    """Encodes every character as its code modulo 11."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) % 11 for c in text]
+
+
+def test_a_share_of_the_prompt_is_replaced_the_same_for_the_whole_group() -> None:
+    batch, scorer = prompts(), Spelled(0)
+    CorruptedContext(share=0.6)(batch, scorer)
+    (_, edited) = scorer.calls[-1]
+    changed = edited.context != batch.context
+    assert 0.4 < float(changed.double().mean()) < 0.8
+    assert set(edited.context[changed].tolist()) == {ord(" ") % 11}
+    assert edited.layout.group_sizes.tolist() == [2, 1]
+    # Alone, the second prompt is destroyed in the same places: no cut of the batch changes the draw.
+    CorruptedContext(share=0.6)(batch.take_prompts([1]), scorer)
+    assert torch.equal(scorer.calls[-1][1].context, edited.context[40:])
+
+
+def test_another_step_draws_anew_and_share_0_and_1_are_exact() -> None:
+    place = torch.arange(50)
+    context, inside, prompt = torch.full((50,), 7), torch.ones(50, dtype=torch.bool), torch.full((50,), 3)
+    one, two = (corrupted_context(context, inside, prompt, place, step, 0.5, 1) for step in (1, 2))
+    assert not torch.equal(one, two)
+    assert torch.equal(corrupted_context(context, inside, prompt, place, 1, 0.0, 1), context)
+    assert bool((corrupted_context(context, inside, prompt, place, 1, 1.0, 1) == 1).all())
+
+
+def test_masking_nothing_is_worth_nothing_at_the_first_update() -> None:
+    batch, scorer = prompts(), Spelled(0)
+    columns = CorruptedContext(share=0.0)(batch, scorer)
+    live = scorer.live(batch).with_columns("token", **columns)
+    live = live.with_columns(None, mask=batch.trainable)
+    assert Perception()(live).abs().max() < 1e-12
+
+
+def test_only_what_stands_between_the_markers_is_destroyed() -> None:
+    assert spans([1, 8, 2, 3, 9, 4, 8, 5], [8], [9]) == [False, False, True, True, False, False, False, True]
+    assert spans([8, 8, 2, 9], [8, 8], [9]) == [False, False, True, False]
+    batch, scorer = prompts(), Spelled(0)
+    context = batch.context.clone()
+    context[context == ord("<") % 11] = 10
+    context[3], context[9] = ord("<") % 11, ord(">") % 11
+    context[4:9] = 3
+    context[40:] = 10
+    columns = CorruptedContext(share=1.0, opening="<", closing=">", fill=" ")(
+        batch.with_columns(context=context), scorer
+    )
+    assert columns["corrupted"].tolist() == [True] * 5 + [False] * 4  # the second prompt has no marker
+    (_, edited) = scorer.calls[-1]
+    assert edited.layout.n_prompts == 1
+    assert (edited.context != context[:40]).nonzero().flatten().tolist() == [4, 5, 6, 7, 8]
+
+
+def test_without_gamma_and_eta_nothing_of_it_is_left() -> None:
+    method = get_method("papo").but(
+        name="x", regularisers=(*get_method("papo").regularisers[:1], Perception(gamma=0.0), SampledEntropy(eta=0.0))
+    )
+    assert "corrupted_logp" not in method.needs
+    assert [type(t.objective).__name__ for t in method.terms] == ["Clipped", "ReferenceKL"]
+
+
+@pytest.mark.parametrize("bad", [{"share": 1.5}, {"opening": "<"}])
+def test_settings_that_cannot_be_meant_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        CorruptedContext(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        Perception(gamma=-1.0)

@@ -1,0 +1,48 @@
+"""Methods that make the policy read what it is shown."""
+
+from unipo.method import Paper
+from unipo.methods.grpo import dapo, grpo
+from unipo.parts.average import TokenMean
+from unipo.parts.objective import Clipped
+from unipo.parts.perception import Perception, SampledEntropy
+from unipo.parts.regulariser import ReferenceKL
+from unipo.parts.source import OnPolicy
+from unipo.registry import register
+
+PAPER = Paper("Perception-Aware Policy Optimization for Multimodal Reasoning", "2507.06448", "MikeWangWZHL/PAPO")
+NOTES = (
+    "Text form: tokens of the prompt are replaced where the paper blacks out patches of the image.",
+    "What may be destroyed is the whole prompt, or what stands between two markers (regularisers.N.context.opening).",
+    "One extra pass without gradient, by the policy that sampled, over prompts with something to destroy.",
+    "Groups without variance still receive the perception gradient.",
+    "The released double entropy loss has a second half without gradient, which is left out.",
+)
+DOUBTS = (
+    "The released entropy of the corrupted pass is a constant; whether published runs ever gave it a gradient.",
+    "Whether destroying tokens of a text prompt does what destroying patches of an image does.",
+)
+
+papo = register(
+    grpo.but(
+        name="papo",
+        paper=PAPER,
+        summary="Pay the policy for differing from itself when part of its prompt is destroyed.",
+        source=OnPolicy(group_size=5),
+        objective=Clipped(low=0.2, high=0.3, dual=3.0),
+        average=TokenMean(),
+        regularisers=(ReferenceKL(beta=0.01, estimator="k3"), Perception(gamma=0.02)),
+        notes=NOTES,
+        doubts=DOUBTS,
+    )
+)
+
+papo_dapo = register(
+    dapo.but(
+        name="papo-dapo",
+        paper=PAPER,
+        summary="DAPO with the perception term, and the entropy term that keeps it from being hacked.",
+        regularisers=(Perception(gamma=0.01), SampledEntropy(eta=0.03)),
+        notes=NOTES,
+        doubts=DOUBTS,
+    )
+)
