@@ -46,6 +46,7 @@ def _source_columns(layout: Layout, generator: torch.Generator) -> dict[str, Val
         "lag": torch.arange(tokens) % 3,
         "truncated": torch.rand(n, generator=generator) > 0.85,
         "unfinished": torch.rand(n, generator=generator) > 0.7,
+        "corrupted": torch.rand(tokens, generator=generator) > 0.2,
         "fresh": torch.rand(tokens, generator=generator) > 0.3,
         "parent_reward": _normal(generator, n),
         "sibling_std": _normal(generator, n).abs(),
@@ -81,7 +82,15 @@ def _model_columns(batch: Batch, mask: Tensor, generator: torch.Generator) -> di
     logp = -_normal(generator, tokens).abs() - 0.05
     near = {
         name: logp + _normal(generator, tokens, 0.3)
-        for name in ("behaviour_logp", "old_logp", "reference_logp", "evidence_logp", "counter_logp", "current_logp")
+        for name in (
+            "behaviour_logp",
+            "old_logp",
+            "reference_logp",
+            "evidence_logp",
+            "counter_logp",
+            "current_logp",
+            "corrupted_logp",
+        )
     }
     sequence_advantage = torch.where(batch.scored, _normal(generator, layout.n_sequences), 0.0)
     sequence_advantage[: int(layout.group_sizes[0])] = 0
@@ -111,6 +120,7 @@ _SPOILED = {
     "reference_logp": ("nan", "-inf"),
     "behaviour_logp": ("nan", "inf"),
     "evidence_logp": ("-inf", "nan"),
+    "corrupted_logp": ("nan", "inf"),
     "counter_logp": ("-inf", "inf"),
     "current_logp": ("nan", "-inf"),
     "entropy": ("nan", "inf"),
