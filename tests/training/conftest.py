@@ -54,3 +54,27 @@ def rows(tmp_path: Path) -> Callable[[list[dict[str, Any]]], str]:
         return str(path)
 
     return write
+
+
+# The core suite runs these through the loop, every method through the battery; the slow suite runs all through both.
+CORE = (
+    "sft",
+    "reinforce",
+    "rloo",
+    "grpo",
+    "dapo",
+    "gspo",
+    "cepo",
+    "dpo",
+    "ppo",
+    "hpt",
+    "pipo",
+    "clpo",
+    "sdpo",
+    "kl-cov",
+)
+
+
+def every_method() -> list[Any]:
+    """Names of the catalogue for `parametrize`, those outside CORE marked slow."""
+    return [pytest.param(name, marks=[] if name in CORE else [pytest.mark.slow]) for name in unipo.catalogue()]

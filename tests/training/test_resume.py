@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import unipo
-from tests.training.conftest import ASKED, metrics, quick, weights
+from tests.training.conftest import ASKED, every_method, metrics, quick, weights
 
 # Every method of the catalogue, with whatever makes its state richer: buffered prompts, an averaged reference, adapters.
 RICHER: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def assert_same_run(a: Path, b: Path, step: int) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-@pytest.mark.parametrize("method", unipo.catalogue())
+@pytest.mark.parametrize("method", every_method())
 def test_a_run_stopped_after_a_step_resumes_bit_for_bit(method: str, tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     settings = RICHER.get(method, {}) | {"eval.before": False, "eval.after": False}

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import unipo
-from tests.training.conftest import ASKED
+from tests.training.conftest import ASKED, every_method
 from unipo.batch import Batch
 from unipo.errors import TrainingError
 from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
@@ -50,7 +49,7 @@ def gradient(run: Trainer, batch: Batch, budget: int | None, ranks: int = 1) -> 
     return {n: p.grad.clone() for n, p in run.policy.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("method", unipo.catalogue())
+@pytest.mark.parametrize("method", every_method())
 def test_any_budget_and_any_number_of_ranks_give_the_same_gradient(method: str) -> None:
     run = trainer(method, policy={"weights": "float64"})
     skip = ("old_logp",) if run.old_logp == "live" else ()
