@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -33,6 +34,12 @@ HOW_TO_MAKE = {
         "  export UNIPO_BENCH_VLLM_PYTHON=$PWD/.bench/vllm/bin/python"
     ),
 }
+
+
+def _die_with_parent() -> None:
+    """On Linux: be killed when the harness is. A contender that is stopped would wait for its turn for ever."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class BenchmarkError(Exception):
@@ -82,6 +89,7 @@ class Worker:
             bufsize=1,
             env=os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
 
     def ask(self, **command: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Pages written from the code itself, so that they cannot fall behind it: `python -m unipo.docs`.
 
 A page per method with the kept results of its reproductions and an index (docs/methods), the metrics
-(docs/metrics.md), and two tables inside pages written by hand: the methods in README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page
-is not what would be written; a test runs it.
+(docs/metrics.md), and two tables inside pages written by hand: the methods in README.md, the columns in
+docs/architecture.md.  `--check` writes nothing and fails if a page is not what would be written; a test runs it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code i
 _STAGE_TITLES = {
     "source": "what the source brings",
     "reward": "what the reward adds",
-    "signal": "what models add without gradient, if a part asks",
+    "signal": "computed without gradient, by models or from other columns, if a part asks",
     "advantage": "how much better than expected",
     "credit": "who among the tokens earns it (rewrites `advantage`)",
     "step": "over the whole minibatch, before each optimiser step, if a part asks",
@@ -147,13 +147,19 @@ def evidence(result: Mapping[str, Any]) -> list[str]:
 
 def _passes(method: Method) -> str:
     """Which models run beside the policy's own pass with gradient."""
-    columns = [c for s in method.signals if not isinstance(s, Derived) for c in s.adds if c in method.needs]
-    if not columns:
-        return "Nothing but the policy's own pass with gradient is run."
-    late = (
-        " `old_logp` costs no pass of its own where the engine's log-probs are exact." if "old_logp" in columns else ""
-    )
-    return f"Columns that models compute for it without gradient: {', '.join(f'`{c}`' for c in columns)}.{late}"
+    asked = [c for s in method.signals if not isinstance(s, Derived) for c in s.adds if c in method.needs]
+    columns = [c for c in asked if c not in COLUMNS or COLUMNS[c].kind != "object"]
+    told = []
+    if columns:
+        told.append(f"Columns that models compute for it without gradient: {', '.join(f'`{c}`' for c in columns)}.")
+    if "old_logp" in columns and not method.source.ahead:
+        told.append("`old_logp` costs no pass of its own where the engine's log-probs are exact.")
+    if method.divergence is not None:
+        told.append("Its teacher reads the responses once more for every pass over the batch, without gradient.")
+    if method.value is not None:
+        where = "a head on the policy's backbone" if method.value.shared else "a model of its own"
+        told.append(f"The value model is trained beside the policy, as {where}.")
+    return " ".join(told) or "Nothing but the policy's own pass with gradient is run."
 
 
 def _parts_table(method: Method) -> str:

@@ -1,8 +1,8 @@
 """From scored sequences to a weighted loss: the model-free middle of the loop.
 
 `judge` turns rewards into per-token advantages, asking the models (through a `Scorer`) only for the columns
-some part reads.  `weigh` fixes on the whole minibatch every unit's weight and whatever else an objective counts over it.  `loss` is then a plain sum, the
-same however the batch is cut.
+some part reads.  `weigh` fixes on the whole minibatch every unit's weight and whatever else an objective counts over
+it.  `loss` is then a plain sum, the same however the batch is cut.
 """
 
 from __future__ import annotations

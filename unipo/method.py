@@ -195,7 +195,7 @@ class Method:
     @property
     def resampled(self) -> Resampled | None:
         """What the pass with gradient draws anew at every position, if some term asks for it."""
-        return next((t.objective.resampled for t in self.terms if t.objective.resampled is not None), None)
+        return next((r for t in self.terms if (r := t.objective.resampled) is not None), None)
 
     def needs_reference(self) -> bool:
         if self.divergence is not None and self.divergence.weights == "reference":

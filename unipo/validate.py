@@ -48,13 +48,10 @@ def validate(method: Method) -> None:
     prepared: dict[str, str] = {}
     for term in method.terms:
         _check_average(where, term)
-        maker = type(term.objective).__name__
         for column in term.objective.prepares:
-            other = prepared.setdefault(column, maker)
-            if other != maker or column in method.needs:
-                raise ConfigError(f"{where}: {other} and {maker} both make column {column!r}")
-    if len({t.objective.resampled for t in method.terms} - {None}) > 1:
-        raise ConfigError(f"{where}: its terms draw tokens anew in different ways, and one pass can do one")
+            other = prepared.setdefault(column, type(term.objective).__name__)
+            if other != type(term.objective).__name__ or column in method.needs:
+                raise ConfigError(f"{where}: {other} and {type(term.objective).__name__} both make column {column!r}")
     if method.advantage is not None and method.advantage.level != "sequence":
         reader = next((part for _, part in method.parts if "sequence_advantage" in part.needs), None)
         if reader is not None:
@@ -64,6 +61,8 @@ def validate(method: Method) -> None:
             )
     if len({d for t in method.terms if (d := t.objective.divergence) is not None}) > 1:
         raise ConfigError(f"{where}: two terms ask for different divergences from the teacher; one pass measures one")
+    if len({r for t in method.terms if (r := t.objective.resampled) is not None}) > 1:
+        raise ConfigError(f"{where}: its terms draw tokens anew in different ways, and one pass can do one")
     if method.guard is not None and method.guard.objective is not None:
         validate(method.replay)
 
@@ -76,9 +75,10 @@ def _check_column(method: Method, name: str, part: Part, need: str) -> None:
     brought = set(method.source.adds) | set(() if method.curriculum is None else method.curriculum.adds)
     if need in brought:
         return
-    if any(need in s.adds for s in method.providers() if s.per_step) and name in _LOSSES:
+    makers = [s for s in method.providers() if need in s.adds]
+    if any(s.per_step for s in makers) and name in _LOSSES:
         return
-    if need in _MADE_BY_JUDGE or any(need in s.adds for s in method.providers() if not s.per_step):
+    if need in _MADE_BY_JUDGE or any(not s.per_step for s in makers):
         if name not in ("curriculum", "selection") or late:
             return
         raise ConfigError(

@@ -44,7 +44,7 @@ def test_each_batch_was_written_by_the_weights_of_so_many_batches_ago(staleness:
             assert gap(past[step]) > 1e-3
             torch.testing.assert_close(run.policy.logp(batch), batch.old_logp, rtol=0, atol=1e-4)
         gap(present)
-    assert len(run.waiting) == staleness
+    assert len(run.queue.waiting) == staleness
 
 
 def test_the_old_policy_is_recomputed_once_per_batch() -> None:

@@ -27,7 +27,7 @@ unlikeliness = register(
         advantage=GroupNormalised(eps=1e-6),
         average=TokenMean(),
         regularisers=(ReferenceKL(beta=0.1, estimator="k3"),),
-        defaults={"learning_rate": 1e-6},
+        defaults={"learning_rate": 1e-6, "skip_grad_norm": 20.0},
         aliases=("unlikeliness",),
         notes=(
             "Ranks are over the whole group, wrong responses included, by the mean token log-prob of the old policy.",
@@ -37,12 +37,12 @@ unlikeliness = register(
             "The code samples 16 prompts a round, whatever the batch needs; here a round is as large as the batch.",
             "More epochs per batch are the paper's second lever: likely responses leave the clip range and rare ones "
             "go on.",
+            "A step whose gradient norm exceeds 20 is left out and counted, as in the code (optim.skip_grad_norm).",
             "shaping.0.shift=1 is the paper's formula as recalled; the order of the rewards is the same.",
         ),
         doubts=(
             "The paper's exact rank offset, and whether it ranks by summed log-prob (shaping.0.mean=false).",
             "The baseline's KL and number of epochs in each table.",
-            "The code skips an optimiser step whose gradient norm exceeds 20; here the norm is clipped as configured.",
         ),
     )
 )

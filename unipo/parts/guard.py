@@ -34,10 +34,6 @@ class Guard(Part):
         """[T of `stored`] advantages of the extra update, or None for none. stored: the judged batch before."""
         raise NotImplementedError
 
-    def told(self, batch: Batch) -> Mapping[str, float]:
-        """Numbers for the metrics of this step, before `remember`."""
-        return {}
-
 
 def improvement(
     value: float, history: Sequence[float], unbiased: bool = True, largest_gap: float = math.inf
@@ -148,7 +144,7 @@ class ImprovementGate(Guard):
             push = push.clamp(-self.largest_push, self.largest_push)
         return torch.where(stored.mask, scale * push, torch.zeros_like(push))
 
-    def told(self, batch: Batch) -> Mapping[str, float]:
+    def measure(self, batch: Batch) -> Mapping[str, float]:
         xi = self.improvement(batch)
         return {} if xi is None else {"guard/improvement": xi}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -130,6 +131,17 @@ class ValueLearning(Objective):
             scored_reward(batch), batch.token_reward, batch.value, batch.layout, where, self.gamma, self.lam
         )
         return torch.where(where, advantage + batch.value.to(advantage.dtype), torch.zeros_like(advantage))
+
+    def measure(self, batch: Batch) -> Mapping[str, float]:
+        where = self.active(batch)
+        value, returns = batch.value[where].double(), batch.returns[where].double()
+        if not len(value):
+            return {}
+        out = {"value/mean": float(value.mean())}
+        spread = float(returns.var(unbiased=False))
+        if spread > 0:
+            out["value/explained"] = 1 - float((returns - value).var(unbiased=False)) / spread
+        return out
 
     def __call__(self, batch: Batch) -> Tensor:
         where = self.active(batch)

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from unipo.batch import Batch
-from unipo.chance import token_chances
 from unipo.errors import ConfigError, DataError
 from unipo.parts.part import Divergence, Measure, Resampled
 from unipo.policy import attention, layer
-from unipo.policy.distribution import candidate_logp, draw_tokens, place_statistics
+from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.loading import DTYPES, add_lora, load_model
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
+from unipo.policy.resampled import resampled_columns
 from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Reading, Tape
 from unipo.policy.teacher import divergence_from_teacher
@@ -88,16 +88,17 @@ class Policy:
         required: Tensor,
         entropy: bool = False,
         against: Divergence | None = None,
+        resampled: Resampled | None = None,
         value: nn.Module | None = None,
         tape: Tape | None = None,
         final: bool = False,
-        resampled: Resampled | None = None,
     ) -> dict[str, Tensor]:
         """Live columns of one micro-batch: logp and what else is asked for, with gradient, 0 on tokens not required.
 
-        against: fills `divergence` from the teacher, who sees `batch.teacher_context` for a prompt.  value: a head
-        [R, d] -> [R] on the same hidden states, which fills `live_value`.  resampled: fills `resampled_*`.  tape: what sampling kept, used if it covers
-        the micro-batch; final: this is the last one that reads it.
+        against: fills `divergence` from the teacher, who sees `batch.teacher_context` for a prompt.  resampled: fills
+        `resampled_logp` and `resampled_hits`.  value: a head [R, d] -> [R] on the same hidden states, which fills
+        `live_value`.  tape: what sampling kept, used if it covers the micro-batch; final: this is the last one that
+        reads it.
         """
         plan = make_plan(batch, required)
         reading = None if tape is None else tape.reading(batch, plan, self.updates, final)
@@ -108,26 +109,12 @@ class Policy:
         live = {"logp": logp, "entropy": ent} if entropy else {"logp": logp}
         if against is not None:
             live["divergence"] = divergence_from_teacher(self, against, batch, required, plan, states, logp)
+        if resampled is not None:
+            live |= resampled_columns(self, resampled, batch, plan, states)
         if value is not None:
             live["live_value"] = value(states)
-        if resampled is not None:
-            live |= self._resampled(states, plan, batch, resampled)
         blank = torch.zeros(batch.layout.n_tokens, device=logp.device)
         return {name: blank.to(x.dtype).index_copy(0, plan.required, x) for name, x in live.items()}
-
-    def _resampled(self, states: Tensor, plan: Plan, batch: Batch, wanted: Resampled) -> dict[str, Tensor]:
-        """[R] mean log-prob of tokens drawn at each required position, and the share of them that is the target."""
-        weight, bias = head_weight(self.causal)
-        if bias is not None:
-            raise ConfigError("drawing tokens from models whose output layer has a bias is not supported")
-        layout, place = batch.layout, plan.required
-        chance = token_chances(
-            batch.sample_id[layout.token_seq[place]], layout.token_position[place], batch.step, wanted.count
-        )
-        spec = self.head_spec(self.model)
-        drawn = draw_tokens(states, weight, chance, replace(spec, temperature=spec.temperature * wanted.temperature))
-        logp = candidate_logp(states, weight, drawn, spec).mean(1)
-        return {"resampled_logp": logp, "resampled_hits": (drawn == plan.target[:, None]).to(logp.dtype).mean(1)}
 
     @torch.no_grad()
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:

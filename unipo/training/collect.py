@@ -59,8 +59,7 @@ class Gathering:
 class Collector:
     """Makes the batch of a step.
 
-    surplus: qualifying prompts that wait for the next step.  lost_tokens: sampled for the last step in which no
-    prompt qualified.
+    surplus: qualifying prompts that wait for the next step.  lost_tokens: sampled for the last step in which none did.
     """
 
     def __init__(self, method: Method, source: Source, stream: PromptStream, wanted: int, rewriter: Rewriter) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.errors import DataError, TrainingError
 from unipo.judge import judge, observe, remember
-from unipo.parts.asynchronous import may_start
 from unipo.parts.source import Source
 from unipo.policy.tape import Tape
 from unipo.rollout.local import LocalEngine
+from unipo.training.ahead import Queue
 from unipo.training.collect import Collector
 from unipo.training.config import TrainConfig
 from unipo.training.continuations import Continuer
@@ -55,8 +55,6 @@ class Trainer:
             trained += setup.value.named_parameters() if setup.value.shared else []
         self.optimiser = Optimiser(self.config.optim, trained, total)
         self.states: dict[str, Any] = {}
-        self.waiting: list[Collected | None] = []  # sampled ahead, oldest first
-        self.sampled = 0  # batches sampled so far by an asynchronous source
         self.step_number = 0
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
@@ -68,9 +66,10 @@ class Trainer:
         rewriter = PolicyRewriter(setup, self.stream, self.ranks)
         self.collector = Collector(self.method, self.source, self.stream, self.config.prompts, rewriter)
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
+        self.queue = Queue(self.method.source, self.config.prompts)
         self.replays = Replays(
             *(self.method, self.policy, self.optimiser, self.ranks, self.scorer),
-            exact=setup.engine.exact,
+            exact=setup.engine.exact and not self.method.source.ahead,
             recompute=self.old_logp == "recompute",
         )
 
@@ -94,7 +93,7 @@ class Trainer:
             batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
         batch = judge(self.method, batch, self.scorer)
         batch, extra, told = self.replays(batch)
-        report = self._update(batch, tape)
+        report = self._update(batch, tape, self.old_logp if extra is None else "stored")
         if extra is not None:
             report.count(extra)
         self.states = dict(remember(self.method, batch).states)
@@ -107,9 +106,9 @@ class Trainer:
         metrics |= self._speed(collected, report, time.perf_counter() - start)
         return metrics, batch
 
-    def _update(self, batch: Batch, tape: Tape | None) -> UpdateReport:
+    def _update(self, batch: Batch, tape: Tape | None, old_logp: str) -> UpdateReport:
         learner = (self.policy, self.optimiser, self.ranks, self.scorer)
-        return run_updates(self.method, batch, *learner, self.old_logp, tape, self.critic)
+        return run_updates(self.method, batch, *learner, old_logp, tape, self.critic)
 
     def _record(self) -> Tape | None:
         """Have the local engine keep what it computes, where a single update by the same process will read it."""
@@ -130,14 +129,7 @@ class Trainer:
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """The batch of this step: fresh, or the oldest of those that an asynchronous source has sampled ahead."""
-        source, size = self.method.source, self.config.prompts
-        if not source.ahead:
-            return with_lag(self._fresh(progress), source, self.policy.updates)
-        trained = max(0, self.step_number - 1)
-        while not self.waiting or may_start(self.sampled * size, 0, trained, size, source.ahead):
-            self.waiting.append(self._fresh(progress))
-            self.sampled += 1
-        return with_lag(self.waiting.pop(0), source, self.policy.updates)
+        return self.queue(lambda: self._fresh(progress), max(0, self.step_number - 1), self.policy.updates)
 
     def _fresh(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """Prompts for one update: filtered by prompt-level selections and refilled where one asks for it.
@@ -182,8 +174,7 @@ class Trainer:
             "stored": self.replays.stored,
             "source": self.source.state(),
             "value": None if self.critic is None else self.critic.state(),
-            "waiting": self.waiting,
-            "sampled": self.sampled,
+            "queue": self.queue.state(),
             "updates": self.policy.updates,
             "reference": None
             if self.policy.spec.reference != "ema" or self.policy.reference is None
@@ -203,20 +194,12 @@ class Trainer:
         self.states, self.collector.surplus = state["states"], state["surplus"]
         self.replays.stored = state["stored"]
         self.source.load(state["source"])
-        self.waiting, self.sampled = state["waiting"], state["sampled"]
+        self.queue.load(state["queue"])
         self.policy.updates = state["updates"]
         if self.critic is not None:
             self.critic.load(state["value"])
         if state["reference"] is not None and self.policy.reference is not None:
             self.policy.reference.load_state_dict(state["reference"])
-
-
-def with_lag(collected: Collected | None, source: Source, updates: int) -> Collected | None:
-    """Add column `lag` if the source promises it: how many batches were trained since the sampling weights."""
-    if collected is None or "lag" not in source.adds:
-        return collected
-    lag = (updates - collected.batch.version + source.updates - 1) // source.updates
-    return replace(collected, batch=collected.batch.with_columns(None, lag=lag))
 
 
 _BEFORE_THE_PASS = ("shaping", "advantage", "credit", "selection")

@@ -101,23 +101,10 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
         out["entropy"] = float(batch.behaviour_entropy[batch.trainable].double().mean())
     if batch.has("advantage") and bool(batch.mask.any()):
         out["advantage/abs"] = float(batch.advantage[batch.mask].abs().mean())
-    if method.value is not None and batch.has("returns"):
-        out |= _value_metrics(batch, method.value.active(batch))
     for _, part in method.parts:
         out |= part.measure(batch)
     for name, count in sorted(collected.events.items()):
         out[f"events/{name}"] = float(count)
-    return out
-
-
-def _value_metrics(batch: Batch, where: Tensor) -> dict[str, float]:
-    value, returns = batch.value[where].double(), batch.returns[where].double()
-    if not len(value):
-        return {}
-    out = {"value/mean": float(value.mean())}
-    spread = float(returns.var(unbiased=False))
-    if spread > 0:
-        out["value/explained"] = 1 - float((returns - value).var(unbiased=False)) / spread
     return out
 
 

@@ -40,7 +40,7 @@ class Replays:
         if guard is None:
             return batch, None, {}
         asked = guard(batch, self.stored)
-        told = {**guard.told(batch), "guard/updates": 0.0}
+        told = {"guard/updates": 0.0}
         before, self.stored = self.stored, self._kept(batch)
         if "old_logp" in self.stored.columns and (asked is not None or self.recompute):
             batch = batch.with_columns(None, old_logp=self.stored.old_logp)

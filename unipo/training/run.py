@@ -132,7 +132,7 @@ class _Run:
             start = time.perf_counter()
             metrics, batch = trainer.step(self.display.sampling)
             self.training_seconds += time.perf_counter() - start
-            self.sampled_tokens += int(metrics.get("tokens/sampled", 0))
+            self.sampled_tokens += int(metrics.get("tokens/sampled", 0) + metrics.get("tokens/continued", 0))
             self.log(metrics, batch)
             number = trainer.step_number
             if self._evaluation_due(done):

@@ -57,6 +57,10 @@ class Sampler:
         self.mixed = "demonstration" in method.source.adds
         self.solved = "solution" in method.source.adds
         self.sampling, self.seed, self.ranks = sampling, seed, ranks
+        self.begin(method)
+
+    def begin(self, method: Method) -> None:
+        """What a sampler that keeps work between steps needs besides. method: with the source it was chosen for."""
 
     def room(self, wanted: int) -> int:
         """How many prompts to draw for a step of `wanted`."""

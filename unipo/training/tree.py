@@ -14,11 +14,9 @@ from unipo.batch import Batch
 from unipo.method import Method
 from unipo.parts.source import SegmentTree
 from unipo.policy.model import Policy
-from unipo.rollout.engine import Engine, Request, Rollout, Sampling
-from unipo.tasks.task import Reward
+from unipo.rollout.engine import Request, Rollout
 from unipo.training.continuations import branch_seed, with_prefix
 from unipo.training.prompts import Prompt
-from unipo.training.ranks import Ranks
 from unipo.training.source import Collected, Sampler, rollout_batch, score_groups, strip_end
 
 ROUNDING = 1e-12  # a value this near to its parent's differs by the order of a sum
@@ -98,17 +96,7 @@ class Held:
 class TreeSampler(Sampler):
     """Grows a tree for each prompt; trains on some of its edges now and on others at later steps."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        engine: Engine,
-        reward: Reward,
-        method: Method,
-        sampling: Sampling,
-        seed: int,
-        ranks: Ranks,
-    ) -> None:
-        super().__init__(policy, engine, reward, method, sampling, seed, ranks)
+    def begin(self, method: Method) -> None:
         assert isinstance(method.source, SegmentTree)
         self.shape: SegmentTree = method.source
         self.held: list[Held] = []

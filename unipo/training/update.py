@@ -77,11 +77,12 @@ def run_updates(
     for _ in range(method.source.epochs):
         report.passes += method.divergence is not None
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
-            if old_is_current and report.steps == 0 and minibatch.has("old_logp"):
-                minibatch = minibatch.with_columns(None, current_logp=minibatch.old_logp)
             if critic is None or not critic.resting(batch.step):
                 head = None if critic is None else critic.policy_head
-                _one_step(method, weigh(method, minibatch, scorer), policy, optimiser, ranks, report, tape, head)
+                if old_is_current and report.steps == 0 and minibatch.has("old_logp"):
+                    minibatch = minibatch.with_columns(None, current_logp=minibatch.old_logp)
+                ready = weigh(method, minibatch, scorer)
+                _one_step(method, ready, policy, optimiser, ranks, report, tape, head)
                 policy.updates += 1
                 policy.update_reference()
             if critic is not None:
@@ -131,10 +132,11 @@ def _one_step(
         report.positions += piece.layout.n_tokens + piece.layout.n_context
     ranks.sum_gradients([p for _, p in optimiser.named])
     report.rate = optimiser.rate
-    refused = optimiser.refused
+    before = optimiser.refused
     report.grad_norm = optimiser.step()
-    report.refused += optimiser.refused - refused
-    report.steps += 1
+    refused = optimiser.refused - before
+    report.refused += refused
+    report.steps += 1 - refused
     for name, x in _summed(totals, ranks).items():
         report.losses[name] = report.losses.get(name, 0.0) + x
 
@@ -149,8 +151,8 @@ def forward(
     final: bool = False,
 ) -> Batch:
     """A micro-batch with the live columns its method reads, from the pass with gradient; see `Policy.columns`."""
-    entropy = "entropy" in method.needs
-    columns = policy.columns(piece, wanted, entropy, method.divergence, value_head, tape, final, method.resampled)
+    asked = ("entropy" in method.needs, method.divergence, method.resampled, value_head)
+    columns = policy.columns(piece, wanted, *asked, tape, final)
     return piece.with_columns(None, **columns)
 
 

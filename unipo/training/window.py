@@ -14,11 +14,8 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.method import Method
 from unipo.parts.source import Windowed
-from unipo.policy.model import Policy
-from unipo.rollout.engine import Engine, Request, Rollout, Sampling
-from unipo.tasks.task import Reward
+from unipo.rollout.engine import Request, Rollout
 from unipo.training.prompts import Prompt
-from unipo.training.ranks import Ranks
 from unipo.training.source import Collected, Sampler, part_means, prompt_seed, rollout_batch, score_groups
 
 NO_MARK: dict[str, Any] = {"total": 0.0, "score": 0.0, "extracted": None, "parts": {}}
@@ -59,19 +56,9 @@ class Slot:
 class WindowSampler(Sampler):
     """A pool of responses in progress; see `unipo.parts.source.Windowed`."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        engine: Engine,
-        reward: Reward,
-        method: Method,
-        sampling: Sampling,
-        seed: int,
-        ranks: Ranks,
-    ) -> None:
-        super().__init__(policy, engine, reward, method, sampling, seed, ranks)
+    def begin(self, method: Method) -> None:
         assert isinstance(method.source, Windowed)
-        self.window = method.source.bound_to(sampling.max_tokens).window
+        self.window = method.source.bound_to(self.sampling.max_tokens).window
         self.pool: list[Slot] = []
 
     def room(self, wanted: int) -> int:
