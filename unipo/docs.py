@@ -21,7 +21,7 @@ from unipo.errors import ConfigError
 from unipo.method import Method, Paper, diff
 from unipo.parts.part import Derived, Part
 from unipo.registry import catalogue
-from unipo.reproduce.claim import Metric
+from unipo.reproduce.claim import REVERSED, Metric, verdict
 from unipo.reproduce.shelf import kept
 
 WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code instead. -->"
@@ -112,9 +112,12 @@ def method_page(method: Method, known: Mapping[str, Method], results: Sequence[M
         blocks += ["## Details", "\n".join(f"{i}. {note}" for i, note in enumerate(method.notes, 1))]
     if method.doubts:
         blocks += ["## What the sources leave open", "\n".join(f"- {doubt}" for doubt in method.doubts)]
-    for result in results:
-        if result["method"] == method.name:
-            blocks += evidence(result)
+    own = [result for result in results if result["method"] == method.name]
+    for result in own:
+        blocks += evidence(result)
+    losses = [*method.limits, *(text for result in own for text in measured_losses(result))]
+    if losses:
+        blocks += ["## Where it loses", "\n".join(f"- {text}" for text in losses)]
     blocks.append(f"Try it: `unipo train --method {method.name}`. All methods: [index](README.md).")
     return "\n\n".join(b for b in blocks if b) + "\n"
 
@@ -143,6 +146,17 @@ def evidence(result: Mapping[str, Any]) -> list[str]:
         *blocks,
         f"Brackets are 95 % intervals over seeds. Every seed, the search and the versions: [{slug_}.json]({path}.json).",
     ]
+
+
+def measured_losses(result: Mapping[str, Any]) -> list[str]:
+    """The metrics of a reproduction by which an arm beats the system: the interval of the difference excludes 0."""
+    told = []
+    for row in result["metrics"]:
+        metric = Metric(row["name"], row["what"], row["higher"], row["kind"])
+        for arm, gap in row["differences"].items():
+            if verdict(gap["low"], gap["high"], metric.higher) == REVERSED:
+                told.append(f"Measured (`{result['slug']}`): {metric.what}, against {arm}: {metric.interval(gap)}.")
+    return told
 
 
 def _passes(method: Method) -> str:

@@ -77,7 +77,7 @@ class Method:
     next; without one every prompt comes once per pass over the data.  value: a value model is learned beside the
     policy.  guard: may ask for an extra update.
     defaults: training settings the source recommends (learning_rate, ...), used unless the user sets them.  notes:
-    numbered implementation details; doubts: what the sources leave open.
+    numbered implementation details; doubts: what the sources leave open; limits: where it loses.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     parent: str | None = None
 
@@ -119,7 +120,7 @@ class Method:
             plain[head] = _changed(base, rest, value, path) if rest else value
         if plain.get("name", self.name) != self.name:
             plain.setdefault("parent", self.name)
-            for inherited in ("aliases", "notes", "doubts"):
+            for inherited in ("aliases", "notes", "doubts", "limits"):
                 plain.setdefault(inherited, ())
         return replace(self, **plain)
 

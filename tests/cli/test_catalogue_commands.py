@@ -118,7 +118,7 @@ def test_explain_fills_in_settings_and_denominators(unipo: Call) -> None:
 
 def test_explain_json_gives_each_part_with_its_source(unipo: Call) -> None:
     record = unipo("explain", "cepo", "--json").json
-    assert set(record) == {"name", "formula", "parts", "needs", "defaults", "notes", "doubts"}
+    assert set(record) == {"name", "formula", "parts", "needs", "defaults", "notes", "doubts", "limits"}
     parts = {p["field"]: p for p in record["parts"]}
     assert parts["objective"]["part"] == "Clipped"
     assert parts["objective"]["settings"]["high"] == 0.28

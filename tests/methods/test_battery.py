@@ -297,7 +297,7 @@ def test_a_method_is_a_value(method: Method) -> None:
     child = method.but(name="child")
     assert (child.parent, child.aliases, diff(method, child)) == (method.name, (), [])
     back = child.but(name=method.name, parent=method.parent, aliases=method.aliases).but(
-        notes=method.notes, doubts=method.doubts
+        notes=method.notes, doubts=method.doubts, limits=method.limits
     )
     assert back == method
 

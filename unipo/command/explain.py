@@ -80,6 +80,7 @@ def record(method: Method) -> dict[str, Any]:
         "defaults": dict(method.defaults),
         "notes": list(method.notes),
         "doubts": list(method.doubts),
+        "limits": list(method.limits),
     }
 
 
@@ -87,4 +88,4 @@ def text(method: Method) -> str:
     rows = [(p["field"], p["part"], p["source"] or "-") for p in parts(method)]
     blocks = [f"{method.name}: {method.summary}", indented(method.explain())]
     blocks.append("sources\n" + indented(table(rows, ("field", "part", "after"))))
-    return "\n\n".join([*blocks, *remarks(method.defaults, method.notes, method.doubts)])
+    return "\n\n".join([*blocks, *remarks(method)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import Annotated, Any
@@ -91,6 +91,7 @@ def details(method: Method) -> dict[str, Any]:
         "defaults": dict(method.defaults),
         "notes": list(method.notes),
         "doubts": list(method.doubts),
+        "limits": list(method.limits),
     }
 
 
@@ -111,18 +112,17 @@ def in_full(method: Method) -> str:
         blocks.append(
             f"changes to {method.parent}\n" + indented(table(rows, ("part", method.parent or "", method.name)))
         )
-    blocks += remarks(method.defaults, method.notes, method.doubts)
+    blocks += remarks(method)
     return "\n\n".join(blocks)
 
 
-def remarks(defaults: Mapping[str, Any], notes: Sequence[str], doubts: Sequence[str]) -> list[str]:
-    """Recommended settings, numbered details and doubts, as blocks of text."""
+def remarks(method: Method) -> list[str]:
+    """Recommended settings, numbered details, doubts and limits, as blocks of text."""
     blocks = []
-    if defaults:
-        blocks.append(
-            "recommended\n" + indented(table([(k, str(v)) for k, v in defaults.items()], ("setting", "value")))
-        )
-    for title, items in (("details", notes), ("doubts", doubts)):
+    if method.defaults:
+        rows = [(k, str(v)) for k, v in method.defaults.items()]
+        blocks.append("recommended\n" + indented(table(rows, ("setting", "value"))))
+    for title, items in (("details", method.notes), ("doubts", method.doubts), ("limits", method.limits)):
         if items:
             texts = [fill(t, 116, initial_indent=f"  {i}. ", subsequent_indent="     ") for i, t in enumerate(items, 1)]
             blocks.append("\n".join([title, *texts]))

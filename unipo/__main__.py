@@ -1,0 +1,5 @@
+"""`python -m unipo` is the command `unipo`."""
+
+from unipo.command import main
+
+raise SystemExit(main())
