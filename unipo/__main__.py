@@ -1,5 +1,5 @@
 """`python -m unipo` is the command `unipo`."""
 
-from unipo.command import main
+from unipo.cli import main
 
 raise SystemExit(main())
