@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import unipo as library
+from unipo.axes import AXES
 from unipo.cli import COMMANDS
 from unipo.command.methods import FIELDS
 from unipo.registry import catalogue
@@ -59,7 +60,7 @@ def test_methods_lists_every_method_with_its_parts(unipo: Call) -> None:
     listed = unipo("methods", "--json").json
     assert [m["name"] for m in listed] == list(catalogue())
     for item in listed:
-        assert set(item) == {"name", "aliases", "paper", "arxiv", "code", "parent", "summary", "parts"}
+        assert set(item) == {"name", "aliases", "paper", "arxiv", "code", "parent", "summary", "axes", "parts"}
         assert set(item["parts"]) <= set(FIELDS)
         assert item["parts"]["source"]
         assert item["parts"]["objective"]
@@ -80,6 +81,33 @@ def test_methods_as_a_table_and_grouped(unipo: Call) -> None:
     row = next(text for text in grouped.splitlines() if "DynamicSampling" in text)
     assert "dapo" in row
     assert "did you mean 'advantage'" in unipo("methods", "--by", "advantge").err
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("grpo", ("sampled now", "reward", "policy gradient without a value model", "response", "in the loss")),
+        ("rloo", ("sampled now", "reward", "policy gradient without a value model", "response", "in the reward")),
+        ("ppo", ("sampled now", "reward", "actor-critic", "token", "in the reward")),
+        ("cepo", ("sampled now", "reward", "policy gradient without a value model", "token", "nowhere")),
+        ("spo-segment", ("sampled now", "reward", "policy gradient without a value model", "segment", "in the loss")),
+        ("empo", ("sampled now", "agreement among responses", "policy gradient without a value model", "response")),
+        ("hpt", ("sampled now, and demonstrations", "reward and demonstrations")),
+        ("dpo", ("offline: preferred and rejected responses", "comparisons", "preference likelihood, offline")),
+        ("sft", ("offline: demonstrations", "demonstrations", "weighted likelihood, offline", "token", "nowhere")),
+        ("async-decoupled-ppo", ("sampled by older weights", "reward")),
+    ],
+)
+def test_a_method_has_a_place_on_every_axis(name: str, places: tuple[str, ...]) -> None:
+    found = [place(catalogue()[name]) for place in AXES.values()]
+    assert tuple(found[: len(places)]) == places
+
+
+def test_methods_along_the_axes(unipo: Call) -> None:
+    said = unipo("methods", "--by", "axis").out
+    assert all(name in said for name in AXES)
+    assert "actor-critic" in unipo("methods", "--by", "optimisation").out
+    assert "did you mean 'optimisation'" in unipo("methods", "--by", "optimization").err
 
 
 def test_one_method_in_full_shows_what_it_changed(unipo: Call) -> None:

@@ -223,4 +223,8 @@ def test_who_cannot_read_a_tape_makes_none() -> None:
     assert Policy(make("gpt2"), None).make_tape() is None
     assert Policy(make("qwen3"), None, PolicySpec(tape_mb=0)).make_tape() is None
     assert Policy(make("qwen3"), None, PolicySpec(checkpointing=True)).make_tape() is None
+
+
+def test_adapters_make_no_tape() -> None:
+    pytest.importorskip("peft")
     assert Policy(add_lora(make("qwen3"), LoraSpec(rank=2)), None, PolicySpec()).make_tape() is None

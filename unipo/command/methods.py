@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+from unipo.axes import AXES
 from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, table
 from unipo.errors import unknown
@@ -22,8 +23,10 @@ examples:
   unipo methods                  all of them
   unipo methods dapo             one in full: formula, what it changes, details, doubts
   unipo methods --by objective   grouped by the loss they share
+  unipo methods --by axis        along the axes of a survey: data, feedback, optimisation, credit-unit, kl
   unipo methods --json"""
 
+BY = f"group by a part ({', '.join(FIELDS)}), by an axis ({', '.join(AXES)}), or by every axis: axis"
 PLUGIN = arg(help="Python file that registers methods of your own; may be given several times", help_behavior_hint="")
 
 
@@ -32,7 +35,7 @@ class Options:
     """ """
 
     name: Annotated[Positional[str], arg(help="one method, to see in full", metavar="[NAME]")] = ""
-    by: Annotated[str, arg(help=f"group by a part: {', '.join(FIELDS)}", help_behavior_hint="")] = ""
+    by: Annotated[str, arg(help=BY, help_behavior_hint="")] = ""
     plugin: Annotated[tuple[str, ...], UseAppendAction, PLUGIN] = ()
     json: Annotated[bool, FlagCreatePairsOff, JSON] = False
 
@@ -41,8 +44,8 @@ def run(argv: Sequence[str]) -> int:
     options = parse(Options, argv, "unipo methods", ABOUT)
     for path in options.plugin:
         load_plugin(path)
-    if options.by and options.by not in FIELDS:
-        raise unknown("part of a method", options.by, FIELDS)
+    if options.by not in ("", "axis", *FIELDS, *AXES):
+        raise unknown("part or axis of a method", options.by, ("axis", *FIELDS, *AXES))
     if options.name:
         method = get_method(options.name)
         if options.json:
@@ -54,7 +57,8 @@ def run(argv: Sequence[str]) -> int:
     if options.json:
         json_line([record(m) for m in chosen])
     elif options.by:
-        line(grouped(chosen, options.by))
+        fields = AXES if options.by == "axis" else (options.by,)
+        line("\n\n".join(grouped(chosen, field) for field in fields))
     else:
         rows = [(m.name, m.parent or "", m.paper.arxiv, m.summary, m.paper.title) for m in chosen]
         line(table(rows, ("name", "grown from", "arXiv", "summary", "paper")))
@@ -79,6 +83,7 @@ def record(method: Method) -> dict[str, Any]:
         "code": method.paper.code,
         "parent": method.parent,
         "summary": method.summary,
+        "axes": {name: place(method) for name, place in AXES.items()},
         "parts": part_names(method),
     }
 
@@ -130,10 +135,11 @@ def remarks(method: Method) -> list[str]:
 
 
 def grouped(chosen: Sequence[Method], field: str) -> str:
-    """The methods by the parts they have in one field."""
+    """The methods by where they stand on an axis, or by the parts they have in one field."""
     groups: dict[str, list[str]] = {}
     for method in chosen:
-        groups.setdefault(" + ".join(part_names(method).get(field, [])) or "(none)", []).append(method.name)
+        place = AXES[field](method) if field in AXES else " + ".join(part_names(method).get(field, [])) or "(none)"
+        groups.setdefault(place, []).append(method.name)
     return table([(parts, ", ".join(names)) for parts, names in groups.items()], (field, "methods"))
 
 

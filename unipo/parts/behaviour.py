@@ -335,6 +335,10 @@ class EarlyCall(Credit):
             raise ConfigError(f"EarlyCall.k must lie in [0, 1), or the bias could turn a sign; got {self.k}")
 
     @property
+    def unit(self) -> str:
+        return "response"
+
+    @property
     def needs(self) -> tuple[str, ...]:
         if not self.delta or not self.k:
             return ("advantage",)

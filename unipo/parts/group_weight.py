@@ -24,6 +24,10 @@ class GroupWeight(Credit):
     the length of its step changes.
     """
 
+    @property
+    def unit(self) -> str:
+        return "response"
+
     def weights(self, batch: Batch) -> Tensor:
         """[P] the weight of each prompt."""
         raise NotImplementedError

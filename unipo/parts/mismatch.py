@@ -50,11 +50,17 @@ def effective_share(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Mismatch(Credit):
-    """Base: reads both log-probs of every token and measures how far they are apart."""
+    """Base: reads both log-probs of every token and measures how far they are apart, at a `level` of `LEVELS`."""
+
+    level: str = "token"
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("advantage", "old_logp", "behaviour_logp", "mask")
+
+    @property
+    def unit(self) -> str:
+        return "token" if self.level == "token" else "response"
 
     def ratio(self, batch: Batch, level: str) -> Tensor:
         """See `mismatch_ratio`."""

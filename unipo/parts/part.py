@@ -185,6 +185,11 @@ class Advantage(Part):
 class Credit(Part):
     """Redistributes `batch.advantage` over tokens. Returns [T]."""
 
+    @property
+    def unit(self) -> str:
+        """The smallest piece that gets a weight of its own: 'token' or 'response'."""
+        return "token"
+
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError
 
