@@ -41,6 +41,10 @@ ppo = register(
             "InstructGPT's exact whitening and reward normalisation; libraries differ in many details, none canonical.",
             "TRL's whitening of token rewards (off there by default) and stopping an epoch early on KL are not built.",
         ),
+        limits=(
+            "A second model is held, forwarded and trained beside the policy.",
+            "With lam < 1 the value model's errors bias the advantages; while it says 0, early tokens get little credit.",
+        ),
     )
 )
 
@@ -74,6 +78,10 @@ t_ppo = register(
             "No code is public; token filter, lam values, the value clip and hyper-parameters are recalled.",
             "Whether advantages are standardised over the batch, as here (advantage.whiten=false leaves them).",
             "Whether the ratio's denominator for old tokens is recomputed: old tokens are not trained on here.",
+        ),
+        limits=(
+            "While the value model says the same everywhere, unfinished responses teach nothing; its errors bias them later.",
+            "Published on one model and one benchmark, without a study of the window.",
         ),
     )
 )

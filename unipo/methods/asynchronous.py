@@ -33,5 +33,9 @@ async_decoupled_ppo = register(
             "The staleness of the paper's tasks (4 for mathematics, 8 for code) is recalled.",
             "Interrupting a response to go on with new weights is not built: a response has one version here.",
         ),
+        limits=(
+            "One more pass over every batch, for the policy before the update.",
+            "The older the samples, the more the weights vary and the more tokens are dropped at 5.",
+        ),
     )
 )

@@ -29,5 +29,9 @@ copg = register(
             "The authors' constant in front of the loss and their settings: beta 0.01 to 0.1 is recalled, 0.05 here.",
             "Rewards are to be on a unit scale; none is applied here.",
         ),
+        limits=(
+            "Responses that the data never hold are fixed only up to normalisation, so narrow data leave the policy free.",
+            "Log-ratios are sums over tokens: with long responses the squared differences, and their gradients, grow.",
+        ),
     )
 )

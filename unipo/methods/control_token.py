@@ -26,5 +26,9 @@ degrpo = register(
             "The KL to the reference is a token mean with coefficient 0.001, outside of the split.  Temperature 0.6.",
         ),
         doubts=("The published accuracies are recalled, the loss and defaults are from code.",),
+        limits=(
+            "Needs a model that already answers in both modes, made by supervised fine-tuning first.",
+            "The weight of the control token does not know how long responses are, and has to be set for it.",
+        ),
     )
 )

@@ -37,6 +37,10 @@ clip_cov = register(
             "With short batches the published share of 2e-4 is that one token: raise objective.share.",
         ),
         doubts=("Whether the paper's numbers depend on the micro-batch scope of its code.",),
+        limits=(
+            "It acts only on tokens between its two covariance bounds: with none there it is GRPO with an open clip.",
+            "One more pass without gradient for every update after the first of a batch.",
+        ),
     )
 )
 
@@ -53,5 +57,9 @@ kl_cov = register(
             "share is 2e-3 for the 7B and 2e-4 for the 32B model; with short batches it is one token: raise it.",
         ),
         doubts=("Whether the paper's numbers depend on the micro-batch scope of its code.",),
+        limits=(
+            "With one update per batch it does nothing: its penalty has no gradient where the policy is still the old one.",
+            "Nothing clips the ratio, so tokens outside the chosen share can move without limit.",
+        ),
     )
 )

@@ -34,6 +34,10 @@ disco = register(
             "The release's scripts and loss names do not match, so its tables cannot be tied to them.",
             "Rewards other than 0 and 1 are undefined in the paper: what lies between takes no part here.",
         ),
+        limits=(
+            "Needs rewards of 0 and 1, and teaches nothing from questions with only right or only wrong responses.",
+            "One more pass without gradient for every update after the first of a batch.",
+        ),
     )
 )
 
@@ -44,5 +48,8 @@ disco_b = register(
         **{"objective.tau": math.inf},
         notes=("On-policy the two scores have the same gradient.",),
         doubts=("The release's scripts and loss names do not match, so its tables cannot be tied to them.",),
+        limits=(
+            "All wrong responses weigh the same, so the likeliest is not pushed harder than those the policy hardly writes.",
+        ),
     )
 )

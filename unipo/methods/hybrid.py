@@ -45,5 +45,9 @@ hpt = register(
             "How the paper chose its gate. The code's bands with off-policy learning from the demonstration, its soft "
             "tables, and its removal of learnt questions are not built.",
         ),
+        limits=(
+            "It needs demonstrations: a question whose responses all fail and that has none is left out.",
+            "At a gate of 0, one right response shuts the demonstration out. The ratio is not clipped.",
+        ),
     )
 )

@@ -25,6 +25,10 @@ tis = register(
         aliases=("rollout-correction",),
         notes=(_EXACT, _KEEPS, _COMPOSE, "credit.0.level=sequence weighs by the product over the response."),
         doubts=("The best cap depends on the model: 1.5 to 5 for tokens, 2 to 10 for responses.",),
+        limits=(
+            "Token weights leave a bias that grows with the square of the length; truncation adds one of its own.",
+            "The trainer's log-probs cost one more pass over every batch.",
+        ),
     )
 )
 
@@ -36,6 +40,9 @@ icepop = register(
         credit=(MismatchGate(level="token", low=0.5, high=5.0), MismatchWeight(level="token", cap=math.inf)),
         notes=(_EXACT, _KEEPS, "Inside the bounds the weight is the ratio itself."),
         doubts=("The bounds of IcePop's own report; 0.5 and 5 are what libraries ship.",),
+        limits=(
+            "Dropped tokens teach nothing: a bias where sampler and trainer differ most. One more pass per batch.",
+        ),
     )
 )
 
@@ -47,6 +54,7 @@ mis = register(
         credit=(MismatchGate(level="sequence", low=0.0, high=3.0), MismatchWeight(level="sequence", cap=math.inf)),
         notes=(_EXACT, _KEEPS, "Bounds as TRL's default sequence mask: none below, 3 above."),
         doubts=("The best bound depends on the model.",),
+        limits=("A product over tokens: with the length its variance grows, and more whole responses are dropped.",),
     )
 )
 
@@ -57,5 +65,8 @@ seq_mask_tis = register(
         credit=(MismatchGate(level="geometric", low=0.999, high=1.002), MismatchWeight(level="token", cap=math.inf)),
         notes=(_EXACT, _KEEPS, "Kept responses use the raw token ratio, without a cap."),
         doubts=("The bounds were set for large mixture-of-experts models.",),
+        limits=(
+            "A mean difference of 0.2 % per token drops a whole response: a coarse sampler leaves next to nothing.",
+        ),
     )
 )

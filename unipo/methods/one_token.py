@@ -25,5 +25,9 @@ otr = register(
             "K = 256 is confirmed by a review; temperature 1.3 and beta -0.1 are recalled.",
             "Division by the response's length is the paper's, the mean over the batch is assumed.",
         ),
+        limits=(
+            "Tokens that the model finds improbable are hardly ever drawn, so what it does not know is learned slowly.",
+            "With a temperature of 1 its mean gradient is DFT's, so the draws add noise and cost alone.",
+        ),
     )
 )

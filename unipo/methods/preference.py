@@ -26,5 +26,9 @@ dpo = register(
             "Dropout is off.",
         ),
         doubts=("The published win rates are recalled, the loss and defaults are from code.",),
+        limits=(
+            "On pairs that are always ranked the same way the loss has no minimum: margins grow without end.",
+            "Only the difference counts, and only on the pairs there are: both responses may become less likely.",
+        ),
     )
 )

@@ -28,6 +28,10 @@ difficulty_filtering = register(
             "The asynchronous scheduling and what happens to surplus groups are not described.",
             "Optimiser settings; the constant in the paper's bound.",
         ),
+        limits=(
+            "Where few prompts are in the band most samples are in vain: of those solved 10 or 90 % of the time, 1.7 % are kept.",
+            "Its gain is per update, smaller per sample. Small groups make the band coarse: 3, 4 or 5 right of 8.",
+        ),
     )
 )
 
@@ -53,6 +57,10 @@ dads = register(
             "64 prompts of 64 responses per step in the paper, at temperature 0.8; no group is filtered out.",
         ),
         doubts=("The paper's exact target, and whether its smoothing weighs the old or the new reward by alpha.",),
+        limits=(
+            "It needs data that name their domain, and rewards that mean the same in all of them.",
+            "A domain that cannot be learnt keeps drawing the most prompts. Where all are at the target it is uniform.",
+        ),
     )
 )
 
@@ -82,6 +90,10 @@ clpo = register(
             "Whether the gain survives equal compute.",
             "The instructions for rewriting are this library's own words.",
         ),
+        limits=(
+            "The policy must rewrite without changing the answer; what it spoils is sampled and dropped.",
+            "Up to twice the responses and a rewriting per prompt; no comparison at equal compute is published.",
+        ),
     )
 )
 
@@ -108,6 +120,11 @@ d3s = register(
             "The denominator of the loss.",
             "With GSPO the ratio should use all tokens of a response and the selection only the loss; a token "
             "selection here also narrows the sequence ratio, so d3s stands on GRPO alone.",
+        ),
+        limits=(
+            "Everything is sampled and paid for; only the training on it becomes cheaper.",
+            "Kept responses of a prompt may be all good or all bad: advantages no longer sum to 0. Without its schedule it "
+            "over-fits late (the paper's D2S).",
         ),
     )
 )

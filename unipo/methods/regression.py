@@ -31,5 +31,9 @@ reg_grpo = register(
             "Sum or mean over tokens in the log-ratio (sum here), updates per batch (1 here).",
             "The authors' code could not be read.",
         ),
+        limits=(
+            "The scale of the log-ratios is free, and drifts where the KL to the reference is weak.",
+            "With one update per batch it is an unclipped policy gradient.",
+        ),
     )
 )

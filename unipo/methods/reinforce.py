@@ -18,6 +18,10 @@ reinforce = register(
         objective=ScoreFunction(),
         average=SequenceSum(),
         notes=("Strictly on-policy: one update per batch, no importance ratio.",),
+        limits=(
+            "Every batch serves one update: older samples would need a ratio.",
+            "One baseline for all prompts does not know how hard each is; all tokens of a response get the same credit.",
+        ),
     )
 )
 

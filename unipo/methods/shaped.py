@@ -44,6 +44,10 @@ unlikeliness = register(
             "The paper's exact rank offset, and whether it ranks by summed log-prob (shaping.0.mean=false).",
             "The baseline's KL and number of epochs in each table.",
         ),
+        limits=(
+            "Where right responses to a prompt are word for word the same, their ranks are ties, and the discount is noise.",
+            "What is won shows over many samples; for few, the paper's toy problem has GRPO ahead.",
+        ),
     )
 )
 
@@ -70,6 +74,10 @@ hapo = register(
             "The learning rate.",
             "Nothing is forgotten: one lucky short answer makes every later answer too long.",
         ),
+        limits=(
+            "Prompts that come once have no history, and no length reward.",
+            "One short lucky answer lowers the record of its prompt for good; accuracy falls by some points in the paper.",
+        ),
     )
 )
 
@@ -92,6 +100,10 @@ otc = register(
             "What to do when the fewest calls came from a lucky guess: no rule of forgetting is given.",
             "Group size, KL and learning rate follow the search and code set-ups the paper builds on; GRPO's here.",
         ),
+        limits=(
+            "One lucky answer with few calls lowers a question's minimum for good.",
+            "A small model lost accuracy in the paper: 40.3 to 35.5 % for 3B, with PPO.",
+        ),
     )
 )
 
@@ -113,6 +125,9 @@ mo_grpo = register(
             "Reconstructed: weights, group size, KL coefficient and data sizes are not known; equal weights and GRPO's "
             "settings here.",
             "The paper trains one reward model with four heads; any reward that reports parts is used here.",
+        ),
+        limits=(
+            "A score with a wide spread outweighs the others; raising one score at the cost of another pays wherever their sum grows.",
         ),
     )
 )

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unipo.reproduce.logs import entropy_at, late
+
+
+def written(folder: Path, metrics: Sequence[dict[str, Any]], scores: dict[int, float]) -> Path:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+    rows = [{"step": s, "accuracy": a} for s, a in scores.items()]
+    (folder / "evaluations.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder
+
+
+def test_late_is_the_mean_of_the_last_share(tmp_path: Path) -> None:
+    run = written(tmp_path, [{"step": i, "x": float(i)} for i in range(1, 11)] + [{"step": 11}], {})
+    assert late(run, "x") == 9.5
+    assert late(run, "x", share=0.01) == 10.0
+    assert late(run, "nothing") == 0.0
+
+
+def test_entropy_at_a_score(tmp_path: Path) -> None:
+    metrics = [{"step": i, "entropy": 1.0 - i / 100} for i in range(1, 41)]
+    run = written(tmp_path, metrics, {0: 0.3, 20: 0.6, 40: 0.9})
+    # With a window of 3: at step 20 the mean of steps 17 to 23 is 0.8, at step 40 that of 37 to 40 is 0.615.
+    assert entropy_at(run, 0.6, 3) == pytest.approx(0.8)
+    assert entropy_at(run, 0.75, 3) == pytest.approx((0.8 + 0.615) / 2)
+    assert entropy_at(run, 0.95, 3) == pytest.approx(0.615)  # never reached: at the best score
+    assert entropy_at(run, 0.2, 3) == pytest.approx(0.98)  # reached from the start: steps 1 to 3
+    assert entropy_at(run, 0.6) == pytest.approx(0.8)

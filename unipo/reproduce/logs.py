@@ -1,0 +1,38 @@
+"""Numbers that several reproductions read from the logs of a finished run."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+from unipo.compare.outcome import curve, lines
+
+
+def late(run: Path, name: str, share: float = 0.2) -> float:
+    """Mean of a metric over the last share of the steps that have it. 0 where no step has it."""
+    found = [float(m[name]) for m in lines(run, "metrics") if name in m]
+    last = found[-max(1, round(share * len(found))) :]
+    return sum(last) / len(last) if last else 0.0
+
+
+def entropy_at(run: Path, level: float, window: int = 1) -> float:
+    """Entropy of the sampled tokens, in nats, where the held-out score first rises through `level`.
+
+    By straight lines between evaluations; the entropy of an evaluation is the mean of the steps at most `window`
+    away.  A run that never gets there gives the entropy at its best score, one that starts above that at its start.
+    """
+    metrics = [(int(m["step"]), float(m["entropy"])) for m in lines(run, "metrics") if "entropy" in m]
+    points = curve(run)
+
+    def entropy(step: int) -> float:
+        near = [e for s, e in metrics if abs(s - step) <= window]
+        if not near:
+            near = [min(metrics, key=lambda m: abs(m[0] - step))[1]] if metrics else [0.0]
+        return sum(near) / len(near)
+
+    for before, after in pairwise(points):
+        if before.score < level <= after.score:
+            at = (level - before.score) / (after.score - before.score)
+            return entropy(before.steps) + at * (entropy(after.steps) - entropy(before.steps))
+    best = points[0] if points[0].score >= level else max(points, key=lambda p: p.score)
+    return entropy(best.steps)

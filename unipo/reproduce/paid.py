@@ -1,0 +1,141 @@
+"""Tasks that only experiments need: problems of the scratchpad with many right responses, or with work left over."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from unipo.errors import ConfigError
+from unipo.tasks.dataset import DatasetTask
+from unipo.tasks.registry import register_task
+from unipo.tasks.scratchpad import DEFAULT_KINDS, END_THINK, THINK, final_answer, scratchpad_task, well_formed
+from unipo.tasks.task import Sample, Scores
+
+
+def chance_of(text: str) -> float:
+    """A fixed number in [0, 1) that nobody can guess from the text."""
+    return hashlib.sha256(text.encode()).digest()[0] / 256
+
+
+@dataclass(frozen=True)
+class SlipsReward:
+    """1 for a well-formed response with a wrong answer that is among the lucky `share` of this problem's, else 0.
+
+    Which answers are lucky is a function of problem and answer, and the same for every run.
+    """
+
+    share: float = 1.0
+    name: str = "slips"
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        found = [final_answer(s.text) for s in samples]
+        paid = [
+            float(well_formed(s.text) and answer != s.answer and chance_of(f"{s.prompt} {answer}") < self.share)
+            for s, answer in zip(samples, found, strict=True)
+        ]
+        return Scores([*paid], [*paid], {"slips": [*paid]}, found)
+
+
+def slips_task(
+    share: float = 1.0, kinds: Sequence[str] = DEFAULT_KINDS, size: int = 4096, heldout: int = 512, seed: int = 0
+) -> DatasetTask:
+    """Scratchpad problems that pay for slips: any step may go wrong in either direction, so many responses are right.
+
+    The shipped model slips in about a third of its responses, each way rarely.  share: of the wrong answers to a
+    problem that pay; below 1 nobody can know which, so one sample pays at most that often and many samples pay more
+    often the more they differ.  Raises ConfigError for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"slips needs a share in (0, 1], got {share}")
+    plain = scratchpad_task(kinds, size, heldout, seed)
+    return DatasetTask(f"slips({share:g})", tuple(plain.train), tuple(plain.heldout), SlipsReward(share))
+
+
+def steps_of(text: str) -> int:
+    """How many steps are written between `<think>` and `</think>`."""
+    work = text.partition(THINK)[2].partition(END_THINK)[0]
+    return work.count(",") + 1 if work else 0
+
+
+@dataclass(frozen=True)
+class StepsReward:
+    """1 for a well-formed response of at least row["need"] steps, whatever they say, else 0.
+
+    Components: steps (how many there are) and short (1 where fewer than needed).
+    """
+
+    name: str = "steps"
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        steps = [steps_of(s.text) for s in samples]
+        enough = [n >= int(s.row["need"]) for n, s in zip(steps, samples, strict=True)]
+        paid = [float(ok and well_formed(s.text)) for ok, s in zip(enough, samples, strict=True)]
+        parts = {"steps": [float(n) for n in steps], "short": [float(not ok) for ok in enough]}
+        return Scores([*paid], [*paid], {**parts}, [final_answer(s.text) for s in samples])
+
+
+def steps_task(
+    kinds: Sequence[str] = DEFAULT_KINDS, size: int = 4096, heldout: int = 512, seed: int = 0
+) -> DatasetTask:
+    """Scratchpad problems that pay for writing enough steps, where more never harm: the kinds need 0, 1 or 2 in turn.
+
+    The shipped model writes 2 to 5, so nearly every response pays from the start and the rest is waste.
+    """
+    plain = scratchpad_task(kinds, size, heldout, seed)
+    needs = {kind: place % 3 for place, kind in enumerate(kinds)}
+    train, held = (
+        tuple(replace(e, row={**e.row, "need": needs[str(e.row["kind"])]}) for e in part)
+        for part in (plain.train, plain.heldout)
+    )
+    return DatasetTask("steps", train, held, StepsReward())
+
+
+# Which answers pay, by kind of problem, from those that the shipped model gives always to those it gives rarely.
+RULES = {"sort": "any", "chain": "right", "add": "right", "mul": "wrong", "mod": "next", "sub": "next"}
+
+
+def pays_by(rule: str, found: str | None, right: str) -> bool:
+    """Does the answer `found` pay? any: whatever it is; next: only the number after the right one."""
+    if found is None or rule == "any":
+        return found is not None
+    if rule == "next":
+        return found == str(int(right) + 1)
+    return (found == right) == (rule == "right")
+
+
+@dataclass(frozen=True)
+class SpreadReward:
+    """1 for a well-formed response whose answer pays by row["rule"], else 0. Components: one for each rule."""
+
+    name: str = "spread"
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        found = [final_answer(s.text) for s in samples]
+        paid = [
+            float(well_formed(s.text) and pays_by(str(s.row["rule"]), answer, str(s.answer)))
+            for s, answer in zip(samples, found, strict=True)
+        ]
+        parts: dict[str, list[float | None]] = {
+            rule: [x if s.row["rule"] == rule else None for x, s in zip(paid, samples, strict=True)]
+            for rule in dict.fromkeys(RULES.values())
+        }
+        return Scores([*paid], [*paid], parts, found)
+
+
+def spread_task(size: int = 4096, heldout: int = 512, seed: int = 0) -> DatasetTask:
+    """Scratchpad problems of which the shipped model gets from nearly none to nearly all paid, by kind: see `RULES`.
+
+    All of it can be learned: the kind stands in the prompt, and a step can be made to slip on purpose.
+    """
+    plain = scratchpad_task(tuple(RULES), size, heldout, seed)
+    train, held = (
+        tuple(replace(e, row={**e.row, "rule": RULES[str(e.row["kind"])]}) for e in part)
+        for part in (plain.train, plain.heldout)
+    )
+    return DatasetTask("spread", train, held, SpreadReward())
+
+
+register_task("slips", slips_task)
+register_task("spread", spread_task)
+register_task("steps", steps_task)
