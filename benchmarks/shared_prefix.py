@@ -47,15 +47,17 @@ def problem(hidden: int, layers: int, prompt: int, answer: int, group: int, prom
     return hf.AutoModelForCausalLM.from_config(config).float(), batch
 
 
-def contenders(model: Any, batch: Any, prompt: int, answer: int) -> dict[str, Callable[[], Any]]:
-    """Each computes [T] log-probs with a graph."""
+def contenders(model: Any, batch: Any, prompt: int, answer: int) -> dict[str, tuple[Any, Callable[[], Any]]]:
+    """(its model, what computes [T] log-probs with a graph), by name."""
+    import copy
+
     import torch
 
     from unipo import Batch
     from unipo.policy.model import Policy
     from unipo.policy.spec import PolicySpec
 
-    policy = Policy(model, None, PolicySpec())
+    policy = Policy(copy.deepcopy(model), None, PolicySpec())
     layout = batch.layout
     copies = Batch.concat([batch.take_sequences([s]) for s in range(layout.n_sequences)])
     ids = torch.stack([torch.cat([copies.context[s * prompt :][:prompt], copies.tokens[s * answer :][:answer]])
@@ -66,30 +68,30 @@ def contenders(model: Any, batch: Any, prompt: int, answer: int) -> dict[str, Ca
         return logits.log_softmax(-1).gather(-1, ids[:, -answer:, None]).flatten()
 
     return {
-        "shared": lambda: policy.columns(batch, batch.trainable)["logp"],
-        "copies": lambda: policy.columns(copies, copies.trainable)["logp"],
-        "transformers": padded,
+        "shared": (policy.model, lambda: policy.columns(batch, batch.trainable)["logp"]),
+        "copies": (policy.model, lambda: policy.columns(copies, copies.trainable)["logp"]),
+        "transformers": (model, padded),
     }
 
 
-def measured(model: Any, run: dict[str, Callable[[], Any]], repetitions: int) -> tuple[dict[str, list[float]], float]:
+def measured(run: dict[str, tuple[Any, Callable[[], Any]]], repetitions: int) -> tuple[dict[str, list[float]], float]:
     """(seconds of forward and backward of each contender by turn, largest difference of log-probs or gradients)."""
     import torch
 
-    def once(compute: Callable[[], Any]) -> tuple[Any, Any]:
+    def once(model: Any, compute: Callable[[], Any]) -> tuple[Any, Any]:
         model.zero_grad(set_to_none=True)
         logp = compute()
         logp.mean().backward()
         return logp.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    results = {name: once(compute) for name, compute in run.items()}
+    results = {name: once(*contender) for name, contender in run.items()}
     first = results["shared"]
     apart = max(float((a - b).abs().max()) for r in results.values() for a, b in zip(r, first, strict=True))
     times: dict[str, list[float]] = {name: [] for name in run}
     for _ in range(repetitions):
-        for name, compute in run.items():
+        for name, contender in run.items():
             start = time.perf_counter()
-            once(compute)
+            once(*contender)
             times[name].append(time.perf_counter() - start)
     return times, apart
 
@@ -103,7 +105,7 @@ def main() -> None:
     repetitions = given.pop("repetitions")
     model, batch = problem(**given)
     run = contenders(model, batch, given["prompt"], given["answer"])
-    times, apart = measured(model, run, repetitions)
+    times, apart = measured(run, repetitions)
     shared = times.pop("shared")
     ratios = {
         name: round(statistics.median(t / s for t, s in zip(taken, shared, strict=True)), 2)

@@ -89,6 +89,7 @@ def test_an_unknown_key_of_the_file_is_named(unipo: Call, tmp_path: Path) -> Non
     assert "did you mean 'c.yaml: arms'" in unipo("compare", "--config", "c.yaml").err
 
 
+@pytest.mark.slow
 def test_compare_prints_a_table_and_the_same_command_repeats_nothing(unipo: Call, tmp_path: Path) -> None:
     command = ("compare", "grpo", "grpo[lr=1e-5]", "--seeds", 2, *TINY, "--no-figure", "--page", "p/page.md")
     said = unipo(*command)
@@ -121,6 +122,7 @@ def test_the_list_of_reproductions(unipo: Call) -> None:
     assert "cepo" in unipo("reproduce", "--list").out
 
 
+@pytest.mark.slow
 def test_a_quick_reproduction_says_that_it_means_nothing_and_keeps_nothing(unipo: Call, tmp_path: Path) -> None:
     before = sorted((shelf() / "results").glob("*"))
     said = unipo("reproduce", "rloo", "--quick")
@@ -168,6 +170,7 @@ def test_unknown_reproductions_get_the_nearest(unipo: Call) -> None:
     assert "--list shows all" in unipo("reproduce").err
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_ends_with_130(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys, unipo.compare.run as r; from unipo.cli import main\n"

@@ -204,6 +204,7 @@ def test_the_run_without_arguments_ends_in_one_json_line(unipo: Call) -> None:
     assert found["problems"] == 2
 
 
+@pytest.mark.slow
 def test_a_plugins_method_trains_with_settings_and_is_resumed(unipo: Call, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from unipo import Paper, get_method, register\n"
@@ -235,6 +236,7 @@ def test_a_failing_reward_is_a_failed_run_with_status_1(unipo: Call, tmp_path: P
     assert "Traceback" not in said.err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(unipo: Call, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "unipo.cli", "train", *TINY, "--steps", "5000", "--run", "r"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

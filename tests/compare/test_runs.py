@@ -49,6 +49,7 @@ def scores(folder: Path, plan: Plan) -> list[Any]:
     return [(o.arm, o.seed, o.final, [(p.steps, p.tokens, p.score) for p in o.curve]) for o in found if o]
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_numbers_page_and_no_weights(tmp_path: Path) -> None:
     plan = tiny("grpo", "reinforce")
     found = compare(plan, tmp_path, figure=False)
@@ -70,6 +71,7 @@ def test_the_figure_is_a_picture(tmp_path: Path) -> None:
     assert "comparison.png" in (tmp_path / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_budget_of_tokens_ends_every_run_at_the_first_step_beyond_it(tmp_path: Path) -> None:
     plan = tiny("grpo", "reinforce", budget=Budget("tokens", 200), points=2)
     outcomes, _ = run_all(plan, tmp_path, 1, quiet)

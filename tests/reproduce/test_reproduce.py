@@ -143,6 +143,7 @@ def stated(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_record_says_everything_that_was_done(stated: Path, tmp_path: Path) -> None:
     record, outcomes = reproduce(load(stated), stated, tmp_path / "runs", 1, quiet)
     assert json.loads(json.dumps(record)) == record
@@ -163,11 +164,13 @@ def test_a_record_says_everything_that_was_done(stated: Path, tmp_path: Path) ->
     assert {"unipo", "python", "torch", "transformers", "commit"} == set(record["versions"])
 
 
+@pytest.mark.slow
 def test_seeds_of_the_search_are_not_those_of_the_result(stated: Path, tmp_path: Path) -> None:
     record, _ = reproduce(load(stated), stated, tmp_path / "runs", 1, quiet)
     assert not set(record["search"]["seeds"]) & set(record["seeds"])
 
 
+@pytest.mark.slow
 def test_a_finished_reproduction_is_read_and_not_run_again(stated: Path, tmp_path: Path) -> None:
     first, _ = reproduce(load(stated), stated, tmp_path / "runs", 1, quiet)
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("outcome.json")}

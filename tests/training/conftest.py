@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +57,14 @@ def rows(tmp_path: Path) -> Callable[[list[dict[str, Any]]], str]:
 
 
 # The core suite runs these through the loop, every method through the battery; the slow suite runs all through both.
-CORE = (
-    "sft",
-    "reinforce",
-    "rloo",
-    "grpo",
-    "dapo",
-    "gspo",
-    "cepo",
-    "dpo",
-    "ppo",
-    "hpt",
-    "pipo",
-    "clpo",
-    "sdpo",
-    "kl-cov",
-)
+CORE = ("sft", "reinforce", "grpo", "dapo", "gspo", "cepo", "dpo", "ppo")
+
+
+def slow_but(core: Collection[str], names: Iterable[str]) -> list[Any]:
+    """Names for `parametrize`, those outside `core` marked slow."""
+    return [pytest.param(name, marks=[] if name in core else [pytest.mark.slow]) for name in names]
 
 
 def every_method() -> list[Any]:
-    """Names of the catalogue for `parametrize`, those outside CORE marked slow."""
-    return [pytest.param(name, marks=[] if name in CORE else [pytest.mark.slow]) for name in unipo.catalogue()]
+    """The catalogue for `parametrize`."""
+    return slow_but(CORE, unipo.catalogue())

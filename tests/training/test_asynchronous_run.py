@@ -19,6 +19,7 @@ def run_with(staleness: int, **settings: Any):
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 3])
+@pytest.mark.slow
 def test_each_batch_was_written_by_the_weights_of_so_many_batches_ago(staleness: int) -> None:
     """Scored by the weights of that time, its log-probs are the sampler's; scored by the present ones they are not."""
     run = run_with(staleness)
@@ -80,6 +81,7 @@ def test_staleness_zero_is_on_policy() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 3])
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit_with_its_waiting_batches(stop: int, tmp_path: Path) -> None:
     settings = {"eval.before": False, "eval.after": False, "set": {"source.staleness": 2, "source.group_size": 4}}
     quick(tmp_path / "whole", "async-decoupled-ppo", steps=5, **settings)

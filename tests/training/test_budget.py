@@ -34,6 +34,7 @@ def test_steps_end_the_run_where_they_come_first(tmp_path: Path) -> None:
     assert quick(tmp_path / "run", steps=1, **OFF, **{"budget.tokens": 100_000, "budget.seconds": 1e6}).steps == 1
 
 
+@pytest.mark.slow
 def test_what_was_spent_counts_across_a_resume(tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     quick(whole, steps=50, **OFF, **{"budget.tokens": 600})

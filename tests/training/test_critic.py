@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import unipo
-from tests.training.conftest import metrics, quick, weights
+from tests.training.conftest import metrics, quick, slow_but, weights
 from tests.training.test_ranks import TOLERANCE, free_port
 from tests.training.test_resume import assert_same_run
 from tests.training.test_update import judged, trainer
@@ -113,6 +113,7 @@ def test_any_budget_and_number_of_ranks_give_the_same_value_gradient(budget: int
 
 
 @pytest.mark.parametrize("changes", [{"value.warmup_steps": 2, "shaping.0.target": 3.0}, SHARED], ids=["own", "shared"])
+@pytest.mark.slow
 def test_a_stopped_run_resumes_bit_for_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = {"set": {"source.epochs": 2, **changes}, **OFF}
     quick(tmp_path / "whole", "ppo", steps=2, **settings)
@@ -133,7 +134,7 @@ RANKED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", RANKED)
+@pytest.mark.parametrize("method", slow_but(["ppo"], RANKED))
 def test_two_ranks_do_the_work_of_one(method: str, tmp_path: Path) -> None:
     settings = {"set": RANKED[method], **OFF}
     quick(tmp_path / "one", method, steps=2, **settings)

@@ -56,6 +56,7 @@ def test_one_pass_of_the_teacher_is_counted() -> None:
         assert told["loss"] >= 0.0
 
 
+@pytest.mark.slow
 def test_the_teacher_of_sdpo_is_an_average_unless_the_user_says_otherwise() -> None:
     spec = trainer("sdpo").policy.spec
     assert (spec.reference, spec.reference_decay) == ("ema", 0.95)
@@ -76,6 +77,7 @@ def test_the_averaged_teacher_moves_a_twentieth_of_the_way() -> None:
     assert moved > 1e-4
 
 
+@pytest.mark.slow
 def test_the_policy_comes_nearer_to_its_teacher() -> None:
     run = trainer("opsd", steps=12, prompts=6, optim={"learning_rate": 1e-3})
     losses = [run.step()[0]["loss"] for _ in range(12)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import unipo
-from tests.training.conftest import metrics, quick, weights
+from tests.training.conftest import metrics, quick, slow_but, weights
 from unipo.training.ranks import Ranks
 
 # Sums are taken in another order, nothing else differs; measured 1e-8 to 3e-7 on these runs.
@@ -46,7 +46,7 @@ SAME = (
 )
 
 
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("method", slow_but(["dpo"], SETTINGS))
 def test_two_ranks_give_the_loss_curve_of_one(method: str, tmp_path: Path) -> None:
     settings = SETTINGS[method]
     quick(tmp_path / "one", method, steps=3, **settings)

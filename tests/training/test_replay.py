@@ -57,6 +57,7 @@ def parameters(run: Trainer) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in run.policy.named_parameters()}
 
 
+@pytest.mark.slow
 def test_while_nothing_is_asked_every_bit_is_the_base_methods(tmp_path: Path) -> None:
     quick(tmp_path / "base", "grpo", steps=3, **QUIET)
     quick(tmp_path / "guarded", "pipo", steps=3, **QUIET)
@@ -127,6 +128,7 @@ def test_after_an_extra_update_the_sampling_tape_is_of_other_weights(monkeypatch
     assert norms[512] == pytest.approx(norms[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_after_an_extra_update_the_ratio_is_still_against_the_policy_that_sampled() -> None:
     calm, pushed = guarded(Always(factor=0.0)), guarded(Always(factor=1.0), optim={"learning_rate": 1e-3})
     for run in (calm, pushed):
@@ -152,6 +154,7 @@ def test_an_extra_update_takes_no_place_in_the_schedule() -> None:
         ("gspo", {"guard": GATE, "source.minibatches": 2}),
     ],
 )
+@pytest.mark.slow
 def test_the_stored_batch_survives_a_checkpoint_bit_for_bit(
     method: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -163,6 +166,7 @@ def test_the_stored_batch_survives_a_checkpoint_bit_for_bit(
     assert_same_run(whole, parted, 5)
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_same_extra_updates(tmp_path: Path) -> None:
     settings = {"guard.window": 2}
     quick(tmp_path / "one", "pipo", steps=4, set=settings, **QUIET)

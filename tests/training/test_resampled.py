@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.training.test_update import judged, trainer
@@ -22,6 +23,7 @@ def test_draws_at_the_runs_temperature_estimate_entropy_and_probability() -> Non
     assert abs(float((drawn + entropy).mean())) < 0.01
 
 
+@pytest.mark.slow
 def test_a_higher_temperature_draws_less_likely_tokens() -> None:
     run = trainer("otr")
     batch = judged(run)
@@ -32,6 +34,7 @@ def test_a_higher_temperature_draws_less_likely_tokens() -> None:
     assert float(hot) < float(cold) - 0.01
 
 
+@pytest.mark.slow
 def test_it_is_drawn_only_if_asked_for() -> None:
     run = trainer("sft")
     batch = judged(run)

@@ -193,6 +193,7 @@ def test_trees_cannot_be_refilled() -> None:
 
 
 @pytest.mark.parametrize("method", ["spo-segment", "spo-tree"])
+@pytest.mark.slow
 def test_a_stopped_run_resumes_bit_for_bit(method: str, tmp_path: Path) -> None:
     small = SMALL if method == "spo-tree" else {"source.group_size": 2, "advantage.continuations": 2}
     settings = {"set": small, **OFF, "sampling.max_tokens": 30}

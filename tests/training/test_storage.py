@@ -64,6 +64,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert [s for s, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [4, 3]
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_so_and_leaves_earlier_checkpoints_whole(tmp_path: Path) -> None:
     # A file-size limit makes writes fail in the middle, as a full disk does; the first checkpoint was written before.
     quick(tmp_path / "run", steps=1)

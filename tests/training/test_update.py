@@ -141,6 +141,7 @@ def test_reports_of_ranks_add_up() -> None:
     assert merge_reports([report, report]).computed == 2 * before
 
 
+@pytest.mark.slow
 def test_an_update_that_reads_the_sampling_tape_is_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 1)
     reads = []

@@ -40,6 +40,7 @@ def pieces(batch: Batch) -> dict[int, tuple[list[int], list[bool], list[int]]]:
 
 
 @pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.slow
 def test_while_the_weights_stand_still_windows_write_the_responses_of_plain_sampling(group: int) -> None:
     run = windowed(group=group)
     whole = trainer("reinforce", prompts=30, set={"source.group_size": group}).collect()
@@ -130,6 +131,7 @@ def test_unfinished_responses_are_shown_to_no_reward_and_count_in_no_statistic()
     assert all(x is None for x, open_ in zip(batch.extracted, batch.unfinished.tolist(), strict=True) if open_)
 
 
+@pytest.mark.slow
 def test_a_window_as_long_as_the_budget_is_ppo_with_a_monte_carlo_target(tmp_path: Path) -> None:
     settings = {**OFF, "optim.learning_rate": 1e-4}
     common = {"objective.high": 0.28, "value.clip": None, "value.lam": 1.0, "value.learning_rate": 2e-6}
@@ -141,6 +143,7 @@ def test_a_window_as_long_as_the_budget_is_ppo_with_a_monte_carlo_target(tmp_pat
         assert a == b
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_its_unfinished_work_bit_for_bit(tmp_path: Path) -> None:
     settings = {"set": {"source.window": 9, "source.group_size": 2}, **OFF}
     quick(tmp_path / "whole", "t-ppo", steps=3, **settings)

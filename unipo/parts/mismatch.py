@@ -50,17 +50,11 @@ def effective_share(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Mismatch(Credit):
-    """Base: reads both log-probs of every token and measures how far they are apart, at a `level` of `LEVELS`."""
-
-    level: str = "token"
+    """Base: reads both log-probs of every token and measures how far they are apart."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("advantage", "old_logp", "behaviour_logp", "mask")
-
-    @property
-    def unit(self) -> str:
-        return "token" if self.level == "token" else "response"
 
     def ratio(self, batch: Batch, level: str) -> Tensor:
         """See `mismatch_ratio`."""
@@ -99,6 +93,10 @@ class MismatchWeight(_Mismatch):
             return weight / weight[mask].mean()
         counts = layout.seq_count(mask) > 0
         return weight / layout.seq_mean(weight, mask)[counts].mean()
+
+    @property
+    def unit(self) -> str:
+        return "token" if self.level == "token" else "response"
 
     def __call__(self, batch: Batch) -> Tensor:
         advantage: Tensor = batch.advantage
@@ -145,6 +143,10 @@ class MismatchGate(_Mismatch):
         ratio = self.ratio(batch, self.level)
         return (ratio >= self.low) & (ratio <= self.high)
 
+    @property
+    def unit(self) -> str:
+        return "token" if self.level == "token" else "response"
+
     def __call__(self, batch: Batch) -> Tensor:
         return torch.where(self.open(batch), batch.advantage, torch.zeros_like(batch.advantage))
 
@@ -186,6 +188,10 @@ class DivergenceGate(_Mismatch):
         else:
             whole = layout.seq_sum(kl, mask) if self.over == "sum" else layout.seq_mean(kl, mask)
         return layout.to_tokens(whole <= self.limit)
+
+    @property
+    def unit(self) -> str:
+        return "token" if self.level == "token" else "response"
 
     def __call__(self, batch: Batch) -> Tensor:
         return torch.where(self.open(batch), batch.advantage, torch.zeros_like(batch.advantage))
