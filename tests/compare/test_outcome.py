@@ -41,6 +41,14 @@ def test_cost_is_summed_over_the_steps(tmp_path: Path) -> None:
     assert cost(a_run(tmp_path)) == {"steps": 3.0, "tokens": 300.0, "updates": 4.0, "passes": 4.0, "seconds": 1.0}
 
 
+def test_continuations_are_sampled_tokens_as_in_the_budget(tmp_path: Path) -> None:
+    steps = [{"step": i, "tokens/sampled": 100, "tokens/continued": 300} for i in (1, 2)]
+    log(tmp_path, "metrics", steps)
+    log(tmp_path, "evaluations", [{"step": i, "accuracy": 0.5} for i in (0, 1, 2)])
+    assert cost(tmp_path)["tokens"] == 800.0
+    assert [p.tokens for p in curve(tmp_path)] == [0, 400, 800]
+
+
 def test_the_area_is_taken_over_the_budgets_unit(tmp_path: Path) -> None:
     by_tokens = outcome_of(a_run(tmp_path), "a", "t", 0, "tokens", {"x": 1.0})
     assert by_tokens.area == pytest.approx((0.3 * 150 + 0.5 * 150) / 300)

@@ -62,7 +62,7 @@ def curve(folder: Path) -> tuple[Point, ...]:
     """Held-out scores in order. Where a step was evaluated twice (a resumed run), the later one counts."""
     metrics = lines(folder, "metrics")
     steps = [0, *(int(m["step"]) for m in metrics)]
-    tokens = dict(zip(steps, accumulate((m.get("tokens/sampled", 0.0) for m in metrics), initial=0.0), strict=True))
+    tokens = dict(zip(steps, accumulate((_sampled(m) for m in metrics), initial=0.0), strict=True))
     seconds = dict(zip(steps, accumulate((m.get("seconds/step", 0.0) for m in metrics), initial=0.0), strict=True))
     scores = {int(e["step"]): float(e["accuracy"]) for e in lines(folder, "evaluations")}
     return tuple(Point(s, int(tokens[s]), seconds[s], scores[s]) for s in sorted(scores))
@@ -71,13 +71,14 @@ def curve(folder: Path) -> tuple[Point, ...]:
 def cost(folder: Path) -> dict[str, float]:
     """What a run spent, summed over its steps."""
     metrics = lines(folder, "metrics")
-    names = {
-        "tokens": "tokens/sampled",
-        "updates": "updates/taken",
-        "passes": "passes/extra",
-        "seconds": "seconds/step",
-    }
-    return {"steps": float(len(metrics))} | {k: sum(m.get(v, 0.0) for m in metrics) for k, v in names.items()}
+    names = {"updates": "updates/taken", "passes": "passes/extra", "seconds": "seconds/step"}
+    spent = {"steps": float(len(metrics)), "tokens": sum(map(_sampled, metrics))}
+    return spent | {k: sum(m.get(v, 0.0) for m in metrics) for k, v in names.items()}
+
+
+def _sampled(metrics: Mapping[str, float]) -> float:
+    """Tokens sampled at a step, those of continuations included: what a budget of tokens counts."""
+    return metrics.get("tokens/sampled", 0.0) + metrics.get("tokens/continued", 0.0)
 
 
 def outcome_of(folder: Path, arm: str, task: str, seed: int, unit: str, measures: Mapping[str, float]) -> Outcome:

@@ -35,6 +35,10 @@ gcpo_geometryzero = register(
             "Whether the negative case fines the behaviour, as here, or only does not pay for it.",
             "Whether the authors sample one group or two.",
         ),
+        limits=(
+            "With groups of 8 and margin 0 the sign of the bonus is chance in most groups where the behaviour has no effect.",
+            "A group in which all or none show the behaviour gives no bonus, so one that has vanished is not brought back.",
+        ),
     )
 )
 
@@ -55,6 +59,10 @@ ada_grpo = register(
             "The authors' script makes several updates per batch (1024 prompts, mini-batch 180): source.minibatches.",
         ),
         doubts=("The published numbers were recalled, not read; the algorithm is from the code.",),
+        limits=(
+            "The model must be taught the formats by supervised fine-tuning first.",
+            "While the bonus lasts, a rare format can earn as much as a common one that is right more often.",
+        ),
     )
 )
 
@@ -77,6 +85,10 @@ aspo_tir = register(
             "Text and figures of the paper disagree on delta and k.",
             "Whether tool output counts in places and lengths; it does here (credit.0.own_tokens=true leaves it out).",
             "No official code; which of DAPO's parts the authors kept is not said (the length penalty is off here).",
+        ),
+        limits=(
+            "Works only within groups that have two right responses with a call and a wrong one: elsewhere the bias is 0.",
+            "Calls that are early get more whether or not they helped.",
         ),
     )
 )
@@ -103,5 +115,9 @@ aepo_infigui = register(
             "The authors drop training items that are too easy beforehand.",
         ),
         doubts=("The average over tokens is their framework's default; the paper does not name it.",),
+        limits=(
+            "Only for tasks where several guesses can be written in one response and checked against one target.",
+            "Above a hit rate of about 0.82 for each guess one guess pays more than two, so exploration stops there.",
+        ),
     )
 )

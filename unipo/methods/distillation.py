@@ -27,6 +27,10 @@ opsd = register(
             "The teacher's words are a setting (selection.0.template) with a wording of our own.",
             "In the repository the teacher may first write an explanation of the solution; that is not built.",
         ),
+        limits=(
+            "Needs worked solutions; it cannot get better than the initial model is when it is shown one.",
+            "Whole distributions of two models; scores of the responses are not used, so a wrong solution is followed too.",
+        ),
     )
 )
 
@@ -51,6 +55,10 @@ sdpo = register(
             "Feedback of an environment, shown where no right response exists, is not built: rewards give no words.",
             "The code cuts teacher prompts beyond its limit; here one that does not fit stops the run.",
             "The teacher's words are a setting (selection.0.template) with a wording of our own.",
+        ),
+        limits=(
+            "A response without a right sibling teaches nothing, so questions that the group never solves are not learnt.",
+            "A second copy of the weights, and a pass of it over longer prompts.",
         ),
     )
 )

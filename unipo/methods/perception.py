@@ -33,6 +33,10 @@ papo = register(
         regularisers=(ReferenceKL(beta=0.01, estimator="k3"), Perception(gamma=0.02)),
         notes=NOTES,
         doubts=DOUBTS,
+        limits=(
+            "Collapses when the term is strong (gamma 0.04 in the paper): differing from the blind policy is unbounded pay.",
+            "One extra pass per batch; nothing to gain where the prompt has no part that an answer must read.",
+        ),
     )
 )
 
@@ -44,5 +48,9 @@ papo_dapo = register(
         regularisers=(Perception(gamma=0.01), SampledEntropy(eta=0.03)),
         notes=NOTES,
         doubts=DOUBTS,
+        limits=(
+            "Without its entropy term it collapses (7 billion weights, in the paper).",
+            "One extra pass per batch; nothing to gain where the prompt has no part that an answer must read.",
+        ),
     )
 )

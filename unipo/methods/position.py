@@ -29,5 +29,9 @@ tw_grpo = register(
             "flows through the weights.",
             "Whether the published numbers used alpha 1.7 (the script) or 1.4 (the code's default).",
         ),
+        limits=(
+            "Responses are aligned by index: the same words at different places look like disagreement.",
+            "One extra pass over whole distributions; tokens at places where others have ended weigh more, whatever they say.",
+        ),
     )
 )

@@ -33,6 +33,10 @@ riskpo = register(
             "How the paper treats a last, incomplete bundle: here blocks are made nearly equal and scores rescaled.",
             "Whether the published numbers are of the paper's form or of the released code.",
         ),
+        limits=(
+            "All responses of a bundle share one advantage: right ones in a bad bundle are pushed down, which is noise.",
+            "Needs several prompts per bundle; with one, rewards of 0 and 1 have no quantiles, and the paper's results fall.",
+        ),
     )
 )
 
@@ -52,5 +56,8 @@ riskpo_released = register(
             "A block whose bundles all score the same gives no signal; with tracked quantiles it would.",
         ),
         doubts=("Whether the published runs had the bug that keeps the tracked quantiles from the advantages.",),
+        limits=(
+            "A block whose bundles all score the same gives no signal; its quantiles are of as few scores as a group has.",
+        ),
     )
 )

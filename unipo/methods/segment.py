@@ -48,6 +48,10 @@ spo_segment = register(
             _GUARD,
         ),
         doubts=("What the paper calls the mask ratio.",),
+        limits=(
+            "Costs many times the sampled tokens: continuations from every cut of every response, all of them scored.",
+            "A response whose tokens were all likelier than the threshold gives no gradient.",
+        ),
     )
 )
 
@@ -70,6 +74,10 @@ spo_tree = register(
         doubts=(
             "Whether the published tree runs divide by the siblings' standard deviation (advantage.scale=true).",
             "Whether that deviation is biased; population here.",
+        ),
+        limits=(
+            "A tree of 6-6-6 has up to 216 leaves per prompt; 32 edges are used at a step, and those of later steps are stale.",
+            "Segments have a fixed length, so cuts fall where they may and not where the policy was unsure.",
         ),
     )
 )

@@ -26,6 +26,10 @@ seed_grpo = register(
             "Responses without an answer form one common cluster here; the paper does not say.",
             "The group size: 8 here, 16 is recalled for the best published row.",
         ),
+        limits=(
+            "Prompts on which the group disagrees most are slowed down most, also where they are the ones with most to learn.",
+            "Needs groups of several responses and a way to tell which answers mean the same.",
+        ),
     )
 )
 
@@ -54,6 +58,10 @@ empo = register(
         doubts=(
             "The code's guards differ between its versions, and the paper's text speaks of a two-sided threshold.",
             "The free-text version needs a verifier model and drops answers that copy the question; neither is here.",
+        ),
+        limits=(
+            "Where the commonest answer to a prompt is wrong, training makes it commoner still.",
+            "Needs final answers that can be compared; a group that is unanimous, or disagrees throughout, teaches nothing.",
         ),
     )
 )
