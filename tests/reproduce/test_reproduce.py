@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from unipo.compare.outcome import Outcome, Point
 from unipo.errors import ConfigError
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import NOT_SHOWN, REVERSED, SHOWN, STARTER, point_name, verdict, with_settings
-from unipo.reproduce.run import estimate, judged, reproduce
+from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.rigged import Ways
+from unipo.reproduce.run import estimate, judged, reproduce, taught
 from unipo.reproduce.shelf import files, find, kept, listing, load, result_path, shelf
 from unipo.reproduce.tasks import mixture_task
 from unipo.tasks.task import Sample
@@ -261,3 +264,50 @@ def test_a_mixture_pays_as_its_rows_say() -> None:
     assert [score("if right", right), score("if right", wrong)] == [1.0, 0.0]
     with pytest.raises(ConfigError, match="something to learn"):
         mixture_task(solved=0.5, impossible=0.5)
+
+
+# -- what is taught before, and pay by chance -------------------------------------------------------
+def test_a_rigged_task_pays_each_way_as_often_as_its_kind_of_question_says() -> None:
+    ways = Ways(
+        right={"easy": {"S": 0.8, "L": 1.0}, "hard": {"S": 0.1, "L": 0.6}}, digits={"S": 2, "L": 6}, first={"S": 1}
+    )
+    task = ways.task(size=300, heldout=300)
+    assert task.reward is not None
+    assert not {e.row["question"] for e in task.train} & {e.row["question"] for e in task.heldout}
+    rng = Random(0)
+    for kind, letter, rate in (("easy", "S", 0.8), ("easy", "L", 1.0), ("hard", "S", 0.1), ("hard", "L", 0.6)):
+        rows = [e.row for e in (*task.train, *task.heldout) if e.row["question"].startswith(kind)]
+        texts = [letter + "".join(rng.choices("0123456789", k=ways.digits[letter])) for _ in rows]
+        samples = [Sample("", text, None, row) for text, row in zip(texts, rows, strict=True)]
+        found = task.reward(samples).score
+        assert sum(float(x or 0) for x in found) / len(found) == pytest.approx(rate, abs=0.1)
+        assert task.reward(samples).score == found
+    for text in ("", "S", "S123", "X12", "12", "L12"):
+        assert task.reward([Sample("", text, None, {"question": "easy a"})]).total == [0.0]
+
+
+def test_a_lesson_is_learnt_and_taught_once(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    def write(rng: Random) -> tuple[str, str]:
+        return f"say {rng.choice('abc')}", "Q7"
+
+    lesson = Lesson(write, steps=20, rows=4)
+    model = lesson.teach(tmp_path / "model")
+    before = {p.name: p.stat().st_mtime_ns for p in model.iterdir()}
+    assert lesson.teach(tmp_path / "model") == model
+    assert {p.name: p.stat().st_mtime_ns for p in model.iterdir()} == before
+    ids, labels = next(lesson.batches(AutoTokenizer.from_pretrained(model)))
+    from transformers import AutoModelForCausalLM
+
+    loss = AutoModelForCausalLM.from_pretrained(model)(input_ids=ids, labels=labels).loss
+    assert loss.item() < 0.5
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_all_runs_start_from_the_taught_model(tmp_path: Path) -> None:
+    assert taught(SMALL, tmp_path / "model", quiet) is SMALL
+    stated = taught(replace(SMALL, lesson=Lesson(lambda rng: ("a", "b"), steps=1, rows=1)), tmp_path / "model", quiet)
+    (tmp_path / "stated.py").write_text("")
+    plan = stated.plan(tmp_path / "stated.py", tuple(stated.parsed().values()), (0,))
+    assert {plan.config(r, tmp_path).policy.model for r in plan.runs} == {str(tmp_path / "model")}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from unipo.compare.plan import Arm, Plan
 from unipo.compare.spelling import OWN, parse_arm, parse_budget, plain_train
 from unipo.errors import ConfigError
+from unipo.reproduce.lesson import Lesson
 from unipo.training.config import merged
 from unipo.training.defaults import STARTER_DEFAULTS
 
@@ -61,7 +62,8 @@ class Reproduction:
     others after them.  metrics: the first decides.  budget: e.g. "100000 tokens", the same for every run.
     search: setting -> values ("lr", "optim.*", or a part's), tried for every arm alike on seeds of their own; the
     best `select` (higher is better) is taken.  train: settings of all runs, over those of the shipped model.
-    measure: more numbers by name, from a finished run's directory.  notes: what was made smaller or differs.
+    measure: more numbers by name, from a finished run's directory.  lesson: taught to the shipped model before all runs.
+    notes: what was made smaller or differs.
     """
 
     method: str
@@ -78,6 +80,7 @@ class Reproduction:
     search_seeds: int = 1
     select: str = "final"
     measure: Callable[[Path], Mapping[str, float]] | None = None
+    lesson: Lesson | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:

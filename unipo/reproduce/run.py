@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from unipo.compare.summary import COSTS
 from unipo.errors import TrainingError
 from unipo.evaluate.statistics import Estimate, bootstrap, mean_score
 from unipo.reproduce.claim import RULE, SEARCH_SEED, Metric, Reproduction, point_name, verdict, with_settings
+from unipo.training.config import merged
 
 Note = Callable[[str], None]
 
@@ -34,6 +35,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
     Raises TrainingError where a run failed: no verdict is given on the others.
     """
     begun = _begun(folder)
+    stated = taught(stated, folder / "model", note)
     chosen, search = _search(stated, file, folder / "search", workers, note)
     plan = stated.plan(file, tuple(chosen.values()), tuple(range(stated.seeds)))
     outcomes = _whole(*run_all(plan, folder / "final", workers, note))
@@ -49,7 +51,8 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "budget": asdict(plan.budget),
         "responses": stated.responses,
         "points": stated.points,
-        "train": {k: v for k, v in plan.train.items() if k != "plugin"},
+        "train": {k: v for k, v in plan.train.items() if k not in ("plugin", "policy" if stated.lesson else "")},
+        "lesson": {"steps": stated.lesson.steps, "rows": stated.lesson.rows} if stated.lesson else None,
         "arms": {
             n: {"spelling": stated.arms[n], "method": a.method, "set": a.set, "optim": a.optim}
             for n, a in chosen.items()
@@ -61,6 +64,15 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "versions": begun,
     }
     return record, outcomes
+
+
+def taught(stated: Reproduction, folder: Path, note: Note) -> Reproduction:
+    """The experiment from a model that has had the lesson, if there is one. folder: of that model."""
+    if stated.lesson is None:
+        return stated
+    note(f"lesson: {stated.lesson.steps} steps of imitation before all runs")
+    model = stated.lesson.teach(folder)
+    return replace(stated, train=merged(stated.train, {"policy": {"model": str(model)}}))
 
 
 def _search(

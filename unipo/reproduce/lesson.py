@@ -1,0 +1,70 @@
+"""What the shipped model is taught before an experiment about a behaviour that it was never shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unipo.compare.worker import one_thread
+from unipo.starter import starter_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Imitation of demonstrations before all runs, the same for every arm; no reward is seen.
+
+    write: one demonstration from a generator, (what the user says, what is answered).  rows: demonstrations per step.
+    learning_rate: at the start; it falls to 0 linearly.
+    """
+
+    write: Callable[[Random], tuple[str, str]]
+    steps: int = 150
+    rows: int = 32
+    learning_rate: float = 1e-3
+
+    def teach(self, folder: Path) -> Path:
+        """Write the taught model with its tokenizer, unless it is there already. Returns the folder."""
+        if folder.is_dir():
+            return folder
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        load: Any = AutoModelForCausalLM.from_pretrained
+        model = load(starter_path(), dtype=torch.float32)
+        tokenizer: Any = AutoTokenizer.from_pretrained(starter_path())
+        optimiser = torch.optim.AdamW(model.parameters(), lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        with one_thread():
+            for step, (ids, labels) in enumerate(self.batches(tokenizer)):
+                optimiser.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
+                model(input_ids=ids, labels=labels).loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+        unfinished = folder.with_name(f".{folder.name}.partial")
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        os.replace(unfinished, folder)
+        return folder
+
+    def batches(self, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
+        """Input ids and labels of every step, the same each time."""
+        from unipo.starter.data import Row, collate, prompt_ids
+
+        rng, end = Random("lesson"), int(tokenizer.eos_token_id or 0)
+        for _ in range(self.steps):
+            rows = []
+            for _ in range(self.rows):
+                question, answer = self.write(rng)
+                given = prompt_ids(tokenizer, question)
+                ids = [*given, *tokenizer.encode(answer, add_special_tokens=False), end]
+                rows.append(Row(ids, len(given)))
+            yield collate(rows, int(tokenizer.pad_token_id or 0))
