@@ -5,7 +5,6 @@ import pytest
 from unipo.errors import ConfigError
 from unipo.reproduce.paid import (
     RULES,
-    chance_of,
     pays_by,
     slips_task,
     spread_task,
@@ -37,14 +36,6 @@ def test_a_share_of_the_slips_pays_and_it_is_always_the_same_ones() -> None:
     for share in (0, 1.5):
         with pytest.raises(ConfigError, match="share"):
             slips_task(share)
-
-
-def test_chance_is_fixed_and_spread() -> None:
-    values = [chance_of(str(i)) for i in range(1000)]
-    assert values == [chance_of(str(i)) for i in range(1000)]
-    assert min(values) >= 0
-    assert max(values) < 1
-    assert 0.45 < sum(values) / 1000 < 0.55
 
 
 def test_the_rules_of_spread() -> None:

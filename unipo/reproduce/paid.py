@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from unipo.errors import ConfigError
+from unipo.reproduce.rigged import chance
 from unipo.tasks.dataset import DatasetTask
 from unipo.tasks.registry import register_task
 from unipo.tasks.scratchpad import DEFAULT_KINDS, final_answer, scratchpad_task, well_formed
 from unipo.tasks.task import Sample, Scores
-
-
-def chance_of(text: str) -> float:
-    """A fixed number in [0, 1) that nobody can guess from the text."""
-    return hashlib.sha256(text.encode()).digest()[0] / 256
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class SlipsReward:
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         found = [final_answer(s.text) for s in samples]
         paid = [
-            float(well_formed(s.text) and answer != s.answer and chance_of(f"{s.prompt} {answer}") < self.share)
+            float(well_formed(s.text) and answer != s.answer and chance(s.prompt, str(answer)) < self.share)
             for s, answer in zip(samples, found, strict=True)
         ]
         return Scores([*paid], [*paid], {"slips": [*paid]}, found)
