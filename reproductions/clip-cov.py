@@ -33,6 +33,7 @@ REPRODUCTION = Reproduction(
     task="slips",
     budget="50000 tokens",
     points=9,
+    train={"eval": {"prompts": 256}},
     search={"lr": (1e-4, 2e-4, 4e-4)},
     seeds=6,
     notes="Any wrong answer pays, so that many responses are right and entropy need not go as the score rises. Eight "

@@ -5,12 +5,9 @@ import pytest
 from unipo.errors import ConfigError
 from unipo.reproduce.paid import (
     RULES,
-    chance_of,
     pays_by,
     slips_task,
     spread_task,
-    steps_of,
-    steps_task,
 )
 from unipo.tasks.registry import resolve_task
 from unipo.tasks.task import Example, Sample, Task
@@ -39,26 +36,6 @@ def test_a_share_of_the_slips_pays_and_it_is_always_the_same_ones() -> None:
     for share in (0, 1.5):
         with pytest.raises(ConfigError, match="share"):
             slips_task(share)
-
-
-def test_chance_is_fixed_and_spread() -> None:
-    values = [chance_of(str(i)) for i in range(1000)]
-    assert values == [chance_of(str(i)) for i in range(1000)]
-    assert min(values) >= 0
-    assert max(values) < 1
-    assert 0.45 < sum(values) / 1000 < 0.55
-
-
-def test_steps_are_counted_and_needed_by_kind() -> None:
-    texts = ("<think>1+2=3,4</think>3", "<think>7</think>3", "<think></think>3", "no thought")
-    assert [steps_of(t) for t in texts] == [2, 1, 0, 0]
-    task = steps_task(size=12, heldout=6)
-    assert [e.row["need"] for e in task.train[:6]] == [0, 1, 2, 0, 1, 2]
-    for need, expected in enumerate(([1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])):
-        assert paid(task, Example("1+2=", "3", row={"need": need}), *texts) == expected
-    assert task.reward is not None
-    scores = task.reward([Sample("1+2=", t, "3", {"need": 1}) for t in texts])
-    assert scores.parts == {"steps": [2.0, 1.0, 0.0, 0.0], "short": [0.0, 0.0, 1.0, 1.0]}
 
 
 def test_the_rules_of_spread() -> None:

@@ -15,7 +15,7 @@ from unipo.rollout.engine import Request, Sampling
 from unipo.rollout.local import LocalEngine
 from unipo.tasks.registry import resolve_task
 from unipo.training.checkpoint import newest_good
-from unipo.training.config import DataConfig, TrainConfig
+from unipo.training.config import DataConfig, TrainConfig, read_mapping
 from unipo.training.setup import encode_all, prompt_room
 from unipo.training.source import score_groups
 
@@ -25,8 +25,8 @@ def sampled_scores(
 ) -> list[list[float]]:
     """[problem][sample] scores of responses to a task's first held-out prompts, at temperature 1; unscorable are 0.
 
-    The seeds are those of every run's own evaluation.  Raises ConfigError for a task without a reward, and
-    CheckpointError for a run without a checkpoint (a comparison removes them once a run was measured).
+    At most as many prompts as the run's own evaluations had, with the same seeds.  Raises ConfigError for a task
+    without a reward, and CheckpointError for a run without a checkpoint (a comparison removes them once measured).
     """
     found = newest_good(run / "checkpoints")
     if found is None:
@@ -34,6 +34,7 @@ def sampled_scores(
     chosen = resolve_task(task)
     if chosen.reward is None:
         raise ConfigError(f"the task {task!r} has no reward to score responses with")
+    prompts = min(prompts, int(read_mapping(run / "config.yaml")["eval"]["prompts"]))
     policy = load_policy(PolicySpec(model=str(found[1] / "model")))
     sampling = Sampling(max_tokens=max_tokens)
     sampler = get_method("grpo")

@@ -1,0 +1,39 @@
+"""TOPR against plain off-policy REINFORCE: many updates on one large batch of samples."""
+
+from itertools import accumulate
+from pathlib import Path
+
+from unipo.compare.outcome import curve
+from unipo.reproduce import Metric, Reproduction
+from unipo.reproduce.claim import ACCURACY
+
+
+def stability(run: Path) -> dict[str, float]:
+    """The largest fall of held-out accuracy below its best so far."""
+    scores = [p.score for p in curve(run)]
+    return {"fall": max(best - now for best, now in zip(accumulate(scores, max), scores, strict=True))}
+
+
+OLD = "source.minibatches=32,source.epochs=2"
+
+REPRODUCTION = Reproduction(
+    method="topr",
+    claim="Tapering off the bad responses that the policy has left keeps off-policy REINFORCE stable, where full weight on "
+    "them makes it collapse, and learns more.",
+    arms={
+        "topr": f"topr[{OLD}]",
+        "reinforce": f"topr[{OLD},objective=Tapered(negative=(1.0, 1.0))]",
+        "ppo": f"topr[{OLD},objective=Clipped()]",
+    },
+    metrics=(ACCURACY, Metric("fall", "largest fall of held-out accuracy below its best so far", higher=False)),
+    measure=stability,
+    budget="60000 tokens",
+    responses=512,
+    points=9,
+    train={"eval": {"prompts": 256}},
+    search={"lr": (5e-5, 1e-4, 2e-4)},
+    seeds=6,
+    notes="Each batch of 512 responses serves 64 updates, two passes of 32, so that most updates are far from the policy "
+    "that sampled; the paper makes one pass over some 100,000. PPO's surrogate has the same rewards of 1 and -1 and a "
+    "clip of 0.2. AdamW instead of Adafactor.",
+)
