@@ -191,7 +191,7 @@ class DivergenceGate(_Mismatch):
 
     @property
     def unit(self) -> str:
-        return "token" if self.level == "token" else "response"
+        return "token" if self.over == "token" else "response"
 
     def __call__(self, batch: Batch) -> Tensor:
         return torch.where(self.open(batch), batch.advantage, torch.zeros_like(batch.advantage))
