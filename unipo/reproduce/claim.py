@@ -118,7 +118,10 @@ class Reproduction:
         train = merged(self.train, {"eval": {"prompts": 8}})
         search = {name: values[:2] for name, values in self.search.items()}
         groups = math.lcm(*(a.resolved().source.group for a in self.parsed().values()))
-        cut = replace(self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1)
+        lesson = replace(self.lesson, rows=4) if self.lesson else None
+        cut = replace(
+            self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1, lesson=lesson
+        )
         return replace(cut, responses=min(self.responses, 2 * groups))
 
 
