@@ -96,6 +96,7 @@ def test_what_states_too_little_is_refused() -> None:
         ({"metrics": ()}, "a metric"),
         ({"seeds": 1}, "two seeds"),
         ({"search": {"lr": ()}}, "without gaps"),
+        ({"lesson": Lesson(lambda rng: ("a", "b")), "start": print}, "not both"),
     ):
         with pytest.raises(ConfigError, match=complaint):
             replace(SMALL, **changes)  # type: ignore[arg-type]
@@ -186,6 +187,40 @@ def test_a_finished_reproduction_is_read_and_not_run_again(stated: Path, tmp_pat
 def test_a_failed_run_leaves_no_verdict() -> None:
     with pytest.raises(runs.TrainingError, match="no verdict; a on t, seed 0: nan"):
         runs._whole([], {"a on t, seed 0": "nan"})
+
+
+STARTED = """
+from pathlib import Path
+from unipo.reproduce import Metric, Reproduction
+from unipo.starter.mnns import save_mnns_model
+
+def start(folder, quick=False):
+    save_mnns_model(folder, hidden=8 if quick else 16, digits=2, largest=2)
+
+def width(run):
+    import json, yaml
+    model = yaml.safe_load((run / "config.yaml").read_text())["policy"]["model"]
+    return {"width": float(json.loads((Path(model) / "config.json").read_text())["n_embd"])}
+
+REPRODUCTION = Reproduction(
+    method="cot2-csft", claim="It is taught.", arms={"a": "cot2-csft", "b": "cot2-csft[source.traces=1]"},
+    budget="2 steps", seeds=2, responses=4, points=0, task="mnns?digits=2&largest=2", train={"eval": {"prompts": 4}},
+    metrics=(Metric("width", "width of the model", kind="number"),), measure=width, start=start,
+)
+"""
+
+
+def test_all_runs_start_from_the_model_that_is_made_for_them_once(tmp_path: Path) -> None:
+    file = tmp_path / "stated_with_a_start.py"
+    file.write_text(STARTED)
+    stated = load(file)
+    for folder, asked, width in ((tmp_path / "runs", stated, 16.0), (tmp_path / "quick", stated.quick(), 8.0)):
+        record, _ = reproduce(asked, file, folder, 1, quiet)
+        assert {v for arm in record["metrics"][0]["arms"].values() for v in arm["values"]} == {width}
+        assert "policy" not in record["train"]  # where this machine keeps the model is no part of the result
+    made = (tmp_path / "runs" / "model" / "config.json").stat().st_mtime_ns
+    reproduce(stated, file, tmp_path / "runs", 1, quiet)
+    assert (tmp_path / "runs" / "model" / "config.json").stat().st_mtime_ns == made
 
 
 # -- the shelf -----------------------------------------------------------------------------------

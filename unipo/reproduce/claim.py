@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,8 @@ class Reproduction:
     search: setting -> values ("lr", "optim.*", or a part's), tried for every arm alike on seeds of their own; the
     best `select` (higher is better) is taken.  train: settings of all runs, over those of the shipped model.
     measure: more numbers by name, from a finished run's directory.  lesson: taught to the shipped model before all runs.
-    notes: what was made smaller or differs.
+    start: writes another model for all runs into a directory instead (with quick=True under --quick).  notes: what was
+    made smaller or differs.
     """
 
     method: str
@@ -81,11 +83,14 @@ class Reproduction:
     select: str = "final"
     measure: Callable[[Path], Mapping[str, float]] | None = None
     lesson: Lesson | None = None
+    start: Callable[..., object] | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2 or not self.metrics or not self.claim.strip():
             raise ConfigError("a reproduction states a claim, two arms or more (system and baseline) and a metric")
+        if self.lesson is not None and self.start is not None:
+            raise ConfigError("a lesson is for the shipped model: give a lesson or a start, not both")
         if self.seeds < 2 or self.search_seeds < 1 or any(not values for values in self.search.values()):
             raise ConfigError("a reproduction needs two seeds or more (five for a result) and a search without gaps")
 
@@ -118,11 +123,12 @@ class Reproduction:
         train = merged(self.train, {"eval": {"prompts": 8}})
         search = {name: values[:2] for name, values in self.search.items()}
         groups = math.lcm(*(a.resolved().source.group for a in self.parsed().values()))
+        start = None if self.start is None else partial(self.start, quick=True)
         lesson = replace(self.lesson, rows=4) if self.lesson else None
         cut = replace(
             self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1, lesson=lesson
         )
-        return replace(cut, responses=min(self.responses, 2 * groups))
+        return replace(cut, start=start, responses=min(self.responses, 2 * groups))
 
 
 def with_settings(arm: Arm, settings: Mapping[str, Any]) -> Arm:

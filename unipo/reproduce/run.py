@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -35,6 +36,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
     Raises TrainingError where a run failed: no verdict is given on the others.
     """
     begun = _begun(folder)
+    own_model = stated.lesson is not None or stated.start is not None
     stated = taught(stated, folder / "model", note)
     chosen, search = _search(stated, file, folder / "search", workers, note)
     plan = stated.plan(file, tuple(chosen.values()), tuple(range(stated.seeds)))
@@ -51,7 +53,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "budget": asdict(plan.budget),
         "responses": stated.responses,
         "points": stated.points,
-        "train": {k: v for k, v in plan.train.items() if k not in ("plugin", "policy" if stated.lesson else "")},
+        "train": {k: v for k, v in plan.train.items() if k not in ("plugin", "policy" if own_model else "")},
         "lesson": {"steps": stated.lesson.steps, "rows": stated.lesson.rows} if stated.lesson else None,
         "arms": {
             n: {"spelling": stated.arms[n], "method": a.method, "set": a.set, "optim": a.optim}
@@ -67,12 +69,19 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
 
 
 def taught(stated: Reproduction, folder: Path, note: Note) -> Reproduction:
-    """The experiment from a model that has had the lesson, if there is one. folder: of that model."""
-    if stated.lesson is None:
+    """The experiment from a model that has had the lesson, or that `start` writes, if there is one. folder: of it."""
+    if stated.lesson is not None:
+        note(f"lesson: {stated.lesson.steps} steps of imitation before all runs")
+        stated.lesson.teach(folder)
+    elif stated.start is None:
         return stated
-    note(f"lesson: {stated.lesson.steps} steps of imitation before all runs")
-    model = stated.lesson.teach(folder)
-    return replace(stated, train=merged(stated.train, {"policy": {"model": str(model)}}))
+    elif not folder.is_dir():
+        note("making the model that all runs start from")
+        unfinished = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        stated.start(unfinished)
+        unfinished.rename(folder)
+    return replace(stated, train=merged(stated.train, {"policy": {"model": str(folder)}}))
 
 
 def _search(
