@@ -37,6 +37,8 @@ COLUMNS: dict[str, Column] = _columns(
     ("taped", "token", "source", "int: row of the sampling tape that predicted this token, -1 if there is none"),
     ("version", "token", "source", "int: number of updates the sampling weights had seen"),
     ("lag", "token", "source", "int: batches trained between the weights that wrote it and the present ones"),
+    ("step_ids", "token", "source", "token ids mixed in a continuous token, one row of slots per step"),
+    ("step_log_weights", "token", "source", "logarithms of their weights, -inf on empty slots"),
     ("truncated", "sequence", "source", "bool: stopped by the token budget, not by an end token"),
     ("unfinished", "sequence", "source", "bool: its source goes on writing it at the next step; it has no reward yet"),
     ("fresh", "token", "source", "bool: written at this step; older tokens were trained on at theirs"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import unipo
-from tests.training.conftest import ASKED, every_method, metrics, quick, weights
+from tests.training.conftest import ASKED, every_method, metrics, own_task, quick, weights
 
 # Every method of the catalogue, with whatever makes its state richer: buffered prompts, an averaged reference, adapters.
 RICHER: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def assert_same_run(a: Path, b: Path, step: int) -> None:
 @pytest.mark.parametrize("method", every_method())
 def test_a_run_stopped_after_a_step_resumes_bit_for_bit(method: str, tmp_path: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    settings = RICHER.get(method, {}) | {"eval.before": False, "eval.after": False}
+    settings = RICHER.get(method, {}) | own_task(method) | {"eval.before": False, "eval.after": False}
     if "policy.lora" in settings:
         pytest.importorskip("peft")
     quick(whole, method, steps=2, **settings)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.conftest import ASKED, every_method
+from tests.training.conftest import ASKED, every_method, own_task
 from unipo.batch import Batch
 from unipo.errors import TrainingError
 from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
 from unipo.policy.tape import Tape
-from unipo.training.config import OptimConfig, TrainConfig, from_dict
+from unipo.training.config import OptimConfig, TrainConfig, from_dict, nested
 from unipo.training.loop import Trainer
 from unipo.training.optim import Optimiser, rate_factor, resolve_optim
 from unipo.training.ranks import Ranks
@@ -51,7 +51,7 @@ def gradient(run: Trainer, batch: Batch, budget: int | None, ranks: int = 1) -> 
 
 @pytest.mark.parametrize("method", every_method())
 def test_any_budget_and_any_number_of_ranks_give_the_same_gradient(method: str) -> None:
-    run = trainer(method, policy={"weights": "float64"})
+    run = trainer(method, **nested({"policy.weights": "float64"} | own_task(method)))
     skip = ("old_logp",) if run.old_logp == "live" else ()
     batch = weigh(run.method, provide_for_loss(run.method, judged(run), run.scorer, skip))
     whole = gradient(run, batch, None)

@@ -56,7 +56,9 @@ class Options:
         Positional[tuple[str, ...]],
         arg(help="methods, with settings in brackets", metavar="ARM ...", help_behavior_hint=""),
     ] = ()
-    all: Annotated[bool, FlagCreatePairsOff, arg(help="every method that samples", help_behavior_hint="")] = False
+    all: Annotated[bool, FlagCreatePairsOff, arg(help="every method that samples tokens", help_behavior_hint="")] = (
+        False
+    )
     task: Annotated[tuple[str, ...], UseAppendAction, arg(help="a task or data file; may be repeated", **TEXT)] = ()
     data: Annotated[str, arg(help="file, dataset directory or hub id instead of a task", **TEXT)] = ""
     reward: Annotated[str, arg(help="how a response is scored, if the task has no reward of its own", **TEXT)] = ""
@@ -162,7 +164,9 @@ def _arms(values: Mapping[str, Any]) -> list[str]:
     arms = values.get("arms") or ()
     chosen = [arms] if isinstance(arms, str) else [str(a) for a in arms]
     if values.get("all"):
-        chosen += [m.name for m in catalogue().values() if m.online and m.name not in chosen]
+        # Continuous tokens are sampled in another way and do not start from the same score as the others.
+        ordinary = [m.name for m in catalogue().values() if m.online and "step_ids" not in m.source.adds]
+        chosen += [name for name in ordinary if name not in chosen]
     if not chosen:
         raise ConfigError("what is to be compared? name methods, e.g. unipo compare grpo dapo, or give --all")
     return chosen

@@ -30,4 +30,5 @@ from unipo.methods import (  # noqa: F401  isort: skip
     mismatch,
     asynchronous,
     one_token,
+    continuous,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -319,8 +319,8 @@ def linear_weight(module: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def load_policy(spec: PolicySpec, temperature: float = 1.0) -> Policy:
-    """Load model and tokenizer, wrap adapters, check that the vocabulary fits."""
+def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., Policy] = Policy) -> Policy:
+    """Load model and tokenizer, wrap adapters, check that the vocabulary fits. make: the kind of policy."""
     if spec.weights not in DTYPES:
         raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
     device = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -343,4 +343,4 @@ def load_policy(spec: PolicySpec, temperature: float = 1.0) -> Policy:
         raise ConfigError(f"the tokenizer of {spec.model!r} has no end token, so no response could ever end")
     if spec.lora.rank:
         model = add_lora(model, spec.lora)
-    return Policy(model, tokenizer, spec, temperature)
+    return make(model, tokenizer, spec, temperature)

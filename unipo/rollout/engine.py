@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -67,6 +67,7 @@ class Rollout:
 
     tokens, logp, entropy: [length]; truncated: the budget (or the request's limit) ended it, not an end token.
     taped: [length] row of the engine's tape that predicted each token, None if there is no tape.
+    columns: [length, ...] further token columns that this engine makes, by name.
     """
 
     tokens: Tensor
@@ -74,6 +75,7 @@ class Rollout:
     entropy: Tensor
     truncated: bool
     taped: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

@@ -23,6 +23,7 @@ Factory = Callable[..., Task]
 _TASKS: dict[str, str | Factory] = {
     "arithmetic": "unipo.tasks.arithmetic:arithmetic_task",
     "countdown": "unipo.tasks.countdown:countdown_task",
+    "mnns": "unipo.tasks.mnns:mnns_task",
     "scratchpad": "unipo.tasks.scratchpad:scratchpad_task",
 }
 _NESTED: dict[str, type[Any]] = {"fields": Fields, "heldout": Heldout}

@@ -19,12 +19,14 @@ class Prompt:
     """An example ready for the engine. ids: its prompt's tokens; responses: token ids of its own responses.
 
     draw: how many prompts were drawn before this one in the run; it seeds the sampling.
+    steps: (id, probability) pairs of each step of a response whose steps are distributions over tokens.
     """
 
     example: Example
     ids: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...] = ()
     draw: int = 0
+    steps: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 class PromptStream:

@@ -13,17 +13,18 @@ import torch
 
 from unipo.errors import ConfigError, DataError
 from unipo.method import Method
+from unipo.parts.continuous import SoftDemonstrations
 from unipo.policy.model import Policy, load_policy
 from unipo.policy.spec import PolicySpec
 from unipo.policy.value import ValueModel
 from unipo.registry import get_method, load_plugin
 from unipo.rollout.engine import Engine
-from unipo.rollout.local import LocalEngine
 from unipo.tasks.chat import encode_prompts, encode_response
 from unipo.tasks.dataset import Heldout
 from unipo.tasks.registry import resolve_task
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.config import DataConfig, TrainConfig
+from unipo.training.continuous import StepEncoder, engine_for, policy_kind
 from unipo.training.defaults import STARTER
 from unipo.training.optim import resolve_optim
 from unipo.training.prompts import Prompt
@@ -62,7 +63,8 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     config = replace(config, optim=resolve_optim(config.optim, method.defaults))
     task = task or load_task(config.data, method)
     chosen = _reward(method, config.data, reward, task)
-    policy = load_policy(_with_reference(_with_starter(config.policy), method), config.sampling.temperature)
+    spec = _with_reference(_with_starter(config.policy), method)
+    policy = load_policy(spec, config.sampling.temperature, policy_kind(method.source))
     config = replace(config, policy=policy.spec)
     if method.needs_reference():
         policy.make_reference()
@@ -75,7 +77,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     heldout = encode_all(policy, task.heldout[: config.eval.prompts], config.data, room, method, events)
     _check_evidence(method, train)
     _count_demonstrations(method, train, events)
-    engine = LocalEngine(policy, config.rows)
+    engine = engine_for(policy, method.source, config.rows)
     return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events), value)
 
 
@@ -165,6 +167,9 @@ def encode_all(
         events["prompt with tokens the model does not know (kept)"] += sum(strange in ids for ids in encoded.ids)
     if not method.source.reads_responses:
         return tuple(Prompt(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
+    if isinstance(method.source, SoftDemonstrations):
+        encode = StepEncoder(policy.tokenizer, policy.context_window, method.source.traces)
+        return tuple(encode(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
     prompts: list[Prompt] = []
     for example, ids in zip(encoded.examples, encoded.ids, strict=True):
         if not example.responses and not method.online:

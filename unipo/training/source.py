@@ -18,6 +18,7 @@ from unipo.method import Method
 from unipo.policy.model import Policy
 from unipo.rollout.engine import Engine, Request, Rollout, Sampling
 from unipo.tasks.task import Reward, Sample, Scores
+from unipo.training.continuous import step_columns
 from unipo.training.prompts import Prompt
 from unipo.training.ranks import Ranks
 
@@ -232,6 +233,7 @@ def rollout_batch(
         score=torch.tensor([0.0 if s["score"] is None else float(s["score"]) for s in marks], dtype=torch.float64),
         scored=torch.tensor([s["total"] is not None for s in marks], dtype=torch.bool),
         reward_parts=[dict(s["parts"]) for s in marks],
+        **{name: torch.cat([r.columns[name] for r in flat]) for name in (flat[0].columns if flat else ())},
     )
 
 
@@ -292,6 +294,8 @@ def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
         answer=[p.example.answer for p in prompts],
         text=[p.example.responses[j].text for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))],
     )
+    if prompts[0].steps:
+        batch = batch.with_columns(None, **step_columns([p.steps for p in prompts]))
     if not ranked:
         return batch
     ranks = [p.example.responses[j].preference for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
