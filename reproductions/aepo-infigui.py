@@ -87,14 +87,15 @@ class FirstGuess(Shaping):
 
 
 def guesses(run: Path) -> dict[str, float]:
-    """Mean number of guesses at first, at most (in any fifth) and in the last fifth of the steps."""
+    """Mean number of guesses, at most in any fifth of the steps and in the last, and how often any guess is right then."""
     records = lines(run, "completions")
     last = max(r["step"] for r in records)
     parts: dict[int, list[int]] = {}
     for r in records:
         parts.setdefault(5 * (r["step"] - 1) // last, []).append(len(r["text"]))
     means = [sum(parts[k]) / len(parts[k]) for k in sorted(parts)]
-    return {"guesses": means[-1], "most_guesses": max(means)}
+    late = [r["answer"] in r["text"] for r in records if 5 * (r["step"] - 1) // last == max(parts)]
+    return {"found": sum(late) / len(late), "guesses": means[-1], "most_guesses": max(means)}
 
 
 register_task("cells", cells)
@@ -106,17 +107,20 @@ REPRODUCTION = Reproduction(
     metrics=(
         ACCURACY,
         AREA,
+        Metric("found", "responses of which any guess is right, last fifth"),
         Metric("guesses", "guesses per response in the last fifth", higher=False, kind="number"),
         Metric("most_guesses", "most guesses per response in any fifth", kind="number"),
     ),
     measure=guesses,
     task="cells",
     lesson=Lesson(write),
-    budget="80 steps",
+    budget="160 steps",
     points=7,
+    seeds=6,
     train={"sampling": {"max_tokens": 12}, "log": {"completions": 64}},
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="Ten cells in place of a screen: a guess is a digit, not a point, and a repeated one stands for points on a "
     "line. The lesson's first guess is the wrong cell 9 times in 10 and the right one once in 100. Accuracy is of the "
-    "first guess. Equal steps of 64 responses; more guesses are more tokens.",
+    "first guess, the paper's headline. In a trial run of 80 steps AEPO had found every target, with its second guess. Equal "
+    "steps of 64 responses; more guesses are more tokens.",
 )

@@ -56,7 +56,7 @@ register_task("pictures-with-hints", pictures)
 REPRODUCTION = Reproduction(
     method="papo",
     claim="Paying the policy for answering differently when its picture is destroyed makes it read the picture: more "
-    "right answers than GRPO where the words mislead.",
+    "right answers than GRPO where the words mislead, over the same training.",
     arms={
         "papo": f"papo[{SEE}]",
         "grpo": "papo[regularisers.1.gamma=0.0]",
@@ -71,12 +71,14 @@ REPRODUCTION = Reproduction(
     task="pictures-with-hints",
     lesson=Lesson(write),
     responses=60,
-    budget="60 steps",
-    points=7,
+    budget="30 steps",
+    points=5,
     train={"sampling": {"max_tokens": 4}},
     search={"lr": (1e-4, 2e-4, 4e-4)},
+    select="area",
     notes="The picture is six characters of text of which one is a digit; spaces replace each with probability 0.6, as "
     "the paper blacks out patches. A digit in the words is right in 80 % of the training questions and in none of the "
     "held-out ones; the lesson follows it 5 times in 6. The paper trains vision models; a gamma of 0.04 collapsed there. "
-    "The extra pass is not counted. All runs cost the same tokens.",
+    "Given time every arm reads the picture (60 "
+    "steps in a trial run), so the mean over 30 steps decides. The extra pass is not counted; all runs cost the same tokens.",
 )
