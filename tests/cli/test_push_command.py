@@ -110,6 +110,9 @@ class _Hub(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             self.calls.append(("create", json.loads(body)))
             self._answer({"url": address, "name": "me/model"})
+        elif self.path == "/api/validate-yaml":
+            self.calls.append(("card", json.loads(body)["content"]))
+            self._answer({"errors": [], "warnings": []})
         elif self.path.startswith("/api/models/me/model/preupload/"):
             files = [f["path"] for f in json.loads(body)["files"]]
             self._answer({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in files]})
@@ -157,8 +160,9 @@ def test_upload_speaks_the_hubs_protocol(trained: Path, hub: tuple[str, list[tup
     address, calls = hub
     parcel = pack(str(trained))
     to_hub(parcel, "me/model", api=HfApi(endpoint=address, token="hf_none"))
-    (_, create), (_, commit) = calls
-    assert create["private"] is True
+    (_, create), (_, card), (_, commit) = calls
+    assert create["visibility"] == "private"
+    assert card == (parcel.saved.model / "README.md").read_text()
     assert (create["organization"], create["name"]) == ("me", "model")
     head, *files = commit
     assert head["value"]["summary"] == "unipo: short, step 2"

@@ -13,7 +13,7 @@ import pytest
 import unipo
 from unipo.errors import ConfigError, MissingExtra
 from unipo.track import tracker as trackers_module
-from unipo.track.tracker import TRACKERS, Beginning, flat, make_tracker
+from unipo.track.tracker import TRACKERS, Beginning, flat, make_tracker, register_tracker
 from unipo.track.trackers import Trackers
 from unipo.training.rundir import RunDir
 
@@ -55,7 +55,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> type[Listener]:
     monkeypatch.setattr(Listener, "made", [], raising=False)
     monkeypatch.setattr(Listener, "raises", ())
     for name in ("one", "two"):
-        monkeypatch.setitem(trackers_module.TRACKERS, name, (f"{__name__}:Listener", "listener"))
+        monkeypatch.setitem(trackers_module.TRACKERS, name, Listener)
     return Listener
 
 
@@ -168,15 +168,22 @@ def test_unknown_and_doubled_names_are_errors_before_anything_starts(tmp_path: P
         Trackers(["wandb", "wandb"])
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "trackio"])
 def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, package = TRACKERS[name]
+    entry = TRACKERS[name]
+    assert isinstance(entry, tuple)
+    place, package = entry
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, place.partition(":")[0], raising=False)
     if name == "tensorboard":
         monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(MissingExtra, match=rf"'{package}': pip install 'unipo\[{name}\]'"):
         make_tracker(name)
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ConfigError, match="'wandb' exists already"):
+        register_tracker("wandb", Listener)
 
 
 def test_settings_get_dotted_names() -> None:

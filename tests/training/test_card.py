@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import unipo
 from unipo.command.train import read
 from unipo.evaluate.record import keep
 from unipo.markdown import fenced, inline, table
 from unipo.registry import get_method
 from unipo.training.card import model_card, write_card
 from unipo.training.checkpoint import verify_checkpoint
+from unipo.training.run import train
 from unipo.training.saved import Saved, find_saved
 
 from .conftest import quick
@@ -64,7 +65,7 @@ def test_the_settings_of_a_card_make_the_same_run_again(finished: Path, tmp_path
     again = read(["--config", str(tmp_path / "run.yaml")]).config
     assert (again.method, again.steps, again.set) == ("dapo", 2, {"objective.high": 0.3})
     assert again.policy.model == "starter"
-    result = unipo.train(run=str(tmp_path / "again"), **yaml.safe_load((tmp_path / "run.yaml").read_text()))
+    result = train(replace(again, run=str(tmp_path / "again")))
     first, second = (
         (r / "checkpoints" / "step-000002" / "model" / "model.safetensors").read_bytes()
         for r in (finished, Path(result.run))
@@ -96,8 +97,15 @@ def test_evaluations_that_came_later_join_the_card(finished: Path, tmp_path: Pat
     shutil.copytree(finished, run)
     curve = {"1": {"value": 0.25, "low": 0.1, "high": 0.5}, "4": {"value": 0.5, "low": 0.3, "high": 0.7}}
     record = {
-        **{"model": "m", "task": "data/te|st.jsonl", "reward": "maths", "problems": 9, "k": 4, "temperature": 0.5},
-        **{"accuracy": {"accuracy": 0.25, "low": 0.1, "high": 0.5}, "pass": curve, "majority": curve},
+        "model": "m",
+        "task": "data/te|st.jsonl",
+        "reward": "maths",
+        "problems": 9,
+        "k": 4,
+        "temperature": 0.5,
+        "accuracy": {"accuracy": 0.25, "low": 0.1, "high": 0.5},
+        "pass": curve,
+        "majority": curve,
     }
     keep(record, Saved(run, run, 2))
     keep({**record, "k": 1}, Saved(run, run, 1))  # of another step
@@ -124,7 +132,7 @@ def test_what_comes_from_outside_cannot_break_the_card(tmp_path: Path) -> None:
     card = model_card(tmp_path, 3, get_method("grpo"))
     shown = re.sub(r"^(`{3,})\w*\n.*?\n\1$", "", card.split("---\n", 2)[2], flags=re.MULTILINE | re.DOTALL)
     assert "<script>" not in shown
-    assert "# Injected" not in shown
+    assert not re.search("^# Injected", shown, re.MULTILINE)
     assert "](javascript" not in shown
     assert yaml.safe_load(block(card, "yaml"))["data"] == {"data": evil, "reward": evil}
     assert [line for line in card.splitlines() if line.startswith("#")][-2:] == ["## Versions", "## Citation"]

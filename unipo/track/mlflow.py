@@ -1,4 +1,6 @@
-"""MLflow. In RUN/mlruns unless MLFLOW_TRACKING_URI says otherwise: `mlflow ui --backend-store-uri RUN/mlruns` shows it.
+"""MLflow. In RUN/mlflow.db unless MLFLOW_TRACKING_URI says otherwise: `mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db`.
+
+A database of one file, because MLflow no longer accepts its older directory of files.
 
 MLFLOW_EXPERIMENT_NAME and its other variables are read by the package itself.
 """
@@ -26,11 +28,12 @@ class MLflow:
     """One MLflow run per run directory; its id is kept in RUN/mlflow-run-id, so that a resumed run goes on with it."""
 
     def start(self, beginning: Beginning) -> None:
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (beginning.run.resolve() / "mlruns").as_uri()
-        self.client = MlflowClient(tracking_uri=place)
+        own, folder = os.environ.get("MLFLOW_TRACKING_URI"), beginning.run.resolve()
+        self.client = MlflowClient(tracking_uri=own or f"sqlite:///{folder / 'mlflow.db'}")
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         known = self.client.get_experiment_by_name(name)
-        experiment = known.experiment_id if known is not None else self.client.create_experiment(name)
+        files = None if own else (folder / "mlflow").as_uri()
+        experiment = known.experiment_id if known is not None else self.client.create_experiment(name, files)
         file = beginning.run / "mlflow-run-id"
         if beginning.after and file.is_file():
             self.id: str = self.client.get_run(file.read_text().strip()).info.run_id

@@ -7,12 +7,12 @@ begins when the first number comes, when it is known where a resumed run goes on
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from unipo.errors import MissingExtra, unknown
+from unipo.errors import ConfigError, MissingExtra, unknown
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-# Name -> (where its class is, the package it needs). The extra has the tracker's name.
-TRACKERS: dict[str, tuple[str, str]] = {
+# Name -> (where its class is, the package it needs), or what makes one. The extra has the tracker's name.
+TRACKERS: dict[str, tuple[str, str] | Callable[[], Tracker]] = {
     "tensorboard": ("unipo.track.tensorboard:TensorBoard", "tensorboard"),
     "wandb": ("unipo.track.wandb:WandB", "wandb"),
     "mlflow": ("unipo.track.mlflow:MLflow", "mlflow"),
@@ -51,11 +51,21 @@ TRACKERS: dict[str, tuple[str, str]] = {
 }
 
 
+def register_tracker(name: str, factory: Callable[[], Tracker]) -> None:
+    """Add a tracker of your own under a name."""
+    if name in TRACKERS:
+        raise ConfigError(f"a tracker named {name!r} exists already")
+    TRACKERS[name] = factory
+
+
 def make_tracker(name: str) -> Tracker:
     """The tracker of this name. Raises ConfigError for an unknown one, MissingExtra if its package is missing."""
     if name not in TRACKERS:
         raise unknown("tracker", name, TRACKERS)
-    place, package = TRACKERS[name]
+    entry = TRACKERS[name]
+    if callable(entry):
+        return entry()
+    place, package = entry
     module, _, cls = place.partition(":")
     try:
         made: Tracker = getattr(importlib.import_module(module), cls)()

@@ -30,6 +30,8 @@ class Trackers:
 
     def begin(self, run: Path, config: Mapping[str, Any], formula: str, after: int) -> None:
         """Start those that have not started. Called before every first number; does nothing afterwards."""
+        if not self.waiting:
+            return
         waiting, self.waiting = self.waiting, {}
         beginning = Beginning(run, flat(config), after)
         for name, tracker in waiting.items():

@@ -6,7 +6,9 @@ TRACKIO_DIR and its other variables are read by the package itself.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import trackio
@@ -18,14 +20,17 @@ class Trackio:
     """One trackio run per run directory, gone on with after a resume."""
 
     def start(self, beginning: Beginning) -> None:
-        self.run: Any = trackio.init(
-            project=os.environ.get("TRACKIO_PROJECT", "unipo"),
-            name=beginning.run.name,
-            config={k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in beginning.config.items()},
-            resume="must" if beginning.after else "never",
-            embed=False,
-            auto_log_gpu=False,
-        )
+        config = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in beginning.config.items()}
+        with redirect_stdout(sys.stderr):  # where it explains itself; standard output is for results
+            self.run: Any = trackio.init(
+                project=os.environ.get("TRACKIO_PROJECT", "unipo"),
+                name=beginning.run.name,
+                config=config,
+                resume="allow" if beginning.after else "never",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.run.log(dict(metrics), step=step)
@@ -37,4 +42,5 @@ class Trackio:
         self.run.log({f"result/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        self.run.finish()
+        with redirect_stdout(sys.stderr):
+            self.run.finish()
