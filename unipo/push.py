@@ -17,10 +17,14 @@ from unipo.training.setup import resolve_method
 
 @dataclass(frozen=True)
 class Parcel:
-    """What is to be sent: the files of one model directory, by name with their sizes in bytes."""
+    """What is to be sent: the files of one model directory, by name with their sizes in bytes.
+
+    stale: why the card could not be written anew, '' if it was or needs not be.
+    """
 
     saved: Saved
     files: dict[str, int]
+    stale: str = ""
 
     @property
     def size(self) -> int:
@@ -49,12 +53,16 @@ def pack(name: str) -> Parcel:
         )
     if not any(file.endswith((".safetensors", ".bin")) for file in files):
         raise CheckpointError(f"{saved.model} holds no weights (*.safetensors)")
+    stale = ""
     if saved.run is not None and saved.step is not None:
-        config: TrainConfig = from_dict(TrainConfig, read_mapping(saved.run / "config.yaml"))
-        method = resolve_method(config.method, config.set, config.plugin).bound_to(config.sampling.max_tokens)
-        card = write_card(saved.model, saved.run, saved.step, method)
-        files[CARD] = card.stat().st_size
-    return Parcel(saved, dict(sorted(files.items())))
+        try:
+            config: TrainConfig = from_dict(TrainConfig, read_mapping(saved.run / "config.yaml"))
+            method = resolve_method(config.method, config.set, config.plugin).bound_to(config.sampling.max_tokens)
+        except ConfigError as error:  # a method made in Python is known to the process that trained it alone
+            stale = str(error)
+        else:
+            files[CARD] = write_card(saved.model, saved.run, saved.step, method).stat().st_size
+    return Parcel(saved, dict(sorted(files.items())), stale)
 
 
 def _goes(path: Path) -> bool:

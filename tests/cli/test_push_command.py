@@ -99,6 +99,18 @@ def test_push_never_overwrites_follows_links_or_sends_damage(unipo: Call, traine
     assert (said.status, "config.json is damaged" in said.err) == (1, True)
 
 
+def test_a_method_that_is_not_known_here_keeps_its_card(unipo: Call, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    settings = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(settings.replace("method: grpo", "method: made-in-python"))
+    said = unipo("push", copy, "--to", "out")
+    assert said.status == 0
+    assert "the card stays as training wrote it: unknown method 'made-in-python'" in said.err
+    before = trained / "checkpoints" / "step-000002" / "model" / "README.md"
+    assert (tmp_path / "out" / "README.md").read_text() == before.read_text()
+
+
 class _Hub(BaseHTTPRequestHandler):
     """As much of the hub's protocol as a small upload needs; remembers what came."""
 

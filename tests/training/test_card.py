@@ -126,6 +126,28 @@ def test_evaluations_that_came_later_join_the_card(finished: Path, tmp_path: Pat
     }
 
 
+def test_the_harness_own_numbers_join_the_card_as_they_are(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    results = {"gsm8k": {"exact_match,strict": {"value": 0.5, "standard_error": 0.05}}}
+    results["wikitext"] = {"word_perplexity,none": {"value": 12.25, "standard_error": None}}  # type: ignore[dict-item]
+    keep({"harness": ["gsm8k"], "results": results, "samples": {"gsm8k": 100, "wikitext": 7}}, Saved(run, run, 2))
+    card = model_card(run, 2, get_method("dapo"))
+    assert "| gsm8k \\(lm-eval\\) | after | exact\\_match,strict | 0.5000 [0.4020, 0.5980] | 100 x 1 |" in card
+    assert "word\\_perplexity,none | 12.2500 | 7 x 1 |" in card
+
+
+def test_versions_are_those_of_the_training_not_of_the_writing(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(finished, run)
+    (run / "events.jsonl").write_text(
+        '{"step": 0, "event": "started", "torch": "1.0", "unipo": "0.0"}\n'
+        '{"step": 1, "event": "started", "torch": "1.1", "unipo": "0.0"}\n'
+        '{"step": 2, "event": "started", "torch": "1.2", "unipo": "0.0"}\n{"step": 2, "eve'
+    )
+    assert "torch 1.0, then 1.1\nunipo 0.0\n" in model_card(run, 2, get_method("dapo"))
+
+
 def test_what_comes_from_outside_cannot_break_the_card(tmp_path: Path) -> None:
     evil = "x```\n---\n# Injected <script>alert(1)</script> | [a](javascript:b)"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"method": "grpo", "data": {"data": evil, "reward": evil}}))

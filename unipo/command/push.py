@@ -14,6 +14,7 @@ from unipo.command.flags import JSON, annotated, parse
 from unipo.command.output import json_line, line, note, table
 from unipo.errors import ConfigError
 from unipo.push import pack, to_directory, to_hub
+from unipo.training.checkpoint import CARD
 
 ABOUT = """Upload a saved model with its model card to the Hugging Face hub, or copy it to a directory with --to.
 
@@ -57,6 +58,10 @@ def run(argv: Sequence[str]) -> int:
     target = o.to or f"https://huggingface.co/{o.repository} ({kind})"
     note(f"from {parcel.saved.model}\nto   {target}")
     note(table([(name, f"{size:,} bytes") for name, size in parcel.files.items()], ("file", "size")))
+    if parcel.stale:
+        note(f"the card stays as training wrote it: {parcel.stale}")
+    if CARD not in parcel.files:
+        note(f"there is no model card ({CARD})")
     if o.dry_run:
         note("nothing was sent (--dry-run)")
     elif o.to or o.yes or _agreed():

@@ -11,7 +11,7 @@ import json
 import platform
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from unipo.training.defaults import STARTER
 
 # Settings that say where a run lies and what it shows, not what it does.
 ELSEWHERE = ("run", "resume", "log")
+# The event that says with which versions a run was started, or gone on with.
+STARTED = "started"
 
 
 def write_card(model: Path, run: Path, step: int, method: Method) -> Path:
@@ -48,14 +50,12 @@ def model_card(run: Path, step: int, method: Method, adapter: bool = False) -> s
     blocks = [
         front_matter(config, method, rows, run.name, adapter),
         f"# {inline(run.name)}",
-        f"{_base(config)}, post-trained with {_method_name(method)} for {step} steps on {_task(config)}, "
-        "with [unipo](https://pypi.org/project/unipo).",
+        f"{_base(config)}, post-trained with {_method_name(method)} for {step} steps on {_task(config)}, with unipo.",
         *_use(adapter),
         *_method(method),
         *_scores(rows),
         *_repeat(config, step),
-        "## Versions",
-        fenced("\n".join(f"{name} {version}" for name, version in versions().items())),
+        *_versions(run, step),
         *_citation(method),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -156,7 +156,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             inline(row["task"]),
             row["when"],
             inline(row["measure"]),
-            f"{100 * row['value']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
+            _value(row),
             f"{row['problems']} x {row['samples']}",
             "" if row.get("temperature") is None else f"{row['temperature']:g}",
         ]
@@ -190,7 +190,7 @@ def _evaluations(run: Path, step: int) -> list[dict[str, Any]]:
 def _of_record(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of one file of RUN/evaluations: the average, and pass@k and maj@k of all k samples."""
     if "harness" in record:
-        return []  # the harness names its own metrics; they stand in the file
+        return list(_of_harness(record))
     k = record["k"]
     shown = {"task": Path(record["task"]).name, "when": "after", "problems": record["problems"], "samples": k}
     shown["temperature"] = record["temperature"]
@@ -202,8 +202,40 @@ def _of_record(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _of_harness(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of lm-evaluation-harness, its normal intervals made from its standard errors."""
+    for task, metrics in record["results"].items():
+        shown = {"task": f"{task} (lm-eval)", "when": "after", "problems": record["samples"].get(task), "samples": 1}
+        for metric, n in metrics.items():
+            error = n["standard_error"]
+            ends = {} if error is None else {"low": n["value"] - 1.96 * error, "high": n["value"] + 1.96 * error}
+            yield {**shown, "measure": metric, "value": n["value"], "raw": True, **ends}
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    """Percent, or the harness's own number, which need not be a share."""
+    scale, unit, form = (1, "", ".4f") if row.get("raw") else (100, " %", ".1f")
+    text = f"{scale * row['value']:{form}}{unit}"
+    return text if "low" not in row else f"{text} [{scale * row['low']:{form}}, {scale * row['high']:{form}}]"
+
+
+def _versions(run: Path, step: int) -> list[str]:
+    """Those that the run was started and gone on with, up to this step."""
+    starts = [e for e in _lines(run / "events.jsonl") if e["event"] == STARTED and (e["step"] < step or not e["step"])]
+    names = dict.fromkeys(name for e in starts for name in e if name not in ("step", "event"))
+    lines = [f"{name} {', then '.join(dict.fromkeys(str(e[name]) for e in starts if name in e))}" for name in names]
+    return ["## Versions", fenced("\n".join(lines) or "not recorded")]
+
+
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    """The records of a log. A line that a kill cut short is none, as when a run is resumed."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
 
 
 def _repeat(config: Mapping[str, Any], step: int) -> list[str]:

@@ -16,7 +16,7 @@ from unipo.evaluate.accuracy import Interval
 from unipo.evaluate.heldout import offline_accuracy, sampled_accuracy
 from unipo.policy.store import load_weights
 from unipo.tasks.task import Task
-from unipo.training.card import write_card
+from unipo.training.card import STARTED, versions, write_card
 from unipo.training.checkpoint import (
     checkpoint_path,
     load_state,
@@ -106,6 +106,7 @@ class _Run:
             self.display.note(f"data: {end_report(self.setup.events)}")
         if self.config.resume:
             self._resume()
+        self.folder.event(self.trainer.step_number, STARTED, **versions())
         if self.before is None and self.config.eval.before and self.trainer.step_number == 0:
             self.before = self.evaluate("before")
         with _interruptible() as stop:
