@@ -119,7 +119,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_eval_of_a_run_is_on_its_own_task_and_is_kept_there(unipo: Call, trained: Path) -> None:
     said = unipo("eval", trained, "--k", 2, "--limit", 6, "--json")
-    assert (said.json["task"], said.json["max_tokens"]) == ("scratchpad", 24)
+    assert said.json["task"].startswith("scratchpad(")
+    assert said.json["max_tokens"] == 24
     (file,) = (trained / "evaluations").glob("*.json")
     assert str(file) in said.err
     record = json.loads(file.read_text())

@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def test_wandb_offline_files_hold_every_number_and_one_run_goes_on(run: Path) ->
     from wandb.proto.wandb_internal_pb2 import Record
 
     show("wandb", run, range(1, 3))
+    time.sleep(1.1)  # offline directories are named by the second
     show("wandb", run, range(3, 5), after=2)
     files = sorted((run / "wandb").glob("offline-run-*/*.wandb"))
     shown, ids, settings, summary = [], set(), {}, {}

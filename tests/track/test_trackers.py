@@ -173,7 +173,8 @@ def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytes
     entry = TRACKERS[name]
     assert isinstance(entry, tuple)
     place, package = entry
-    monkeypatch.setitem(sys.modules, package, None)
+    for loaded in [package, *(m for m in sys.modules if m.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, loaded, None)
     monkeypatch.delitem(sys.modules, place.partition(":")[0], raising=False)
     if name == "tensorboard":
         monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)

@@ -43,4 +43,4 @@ class Trackio:
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
-            self.run.finish()
+            trackio.finish()  # not the run's own, which would be called once more when the process ends
