@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unipo.errors import ConfigError, MissingExtra
 
 
@@ -32,12 +34,13 @@ def run_harness(
         raise MissingExtra("lm-eval", "lm-eval", "running tasks of lm-evaluation-harness (--harness)") from error
     if tasks and not Path(tasks).is_dir():
         raise ConfigError(f"--harness-tasks {tasks!r} is not a directory")
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # it would take cuda for granted
     manager = TaskManager(include_path=tasks or None)
     for name in names:
         if name not in manager.all_tasks:
             raise _unknown(name, manager.all_tasks)
     found: dict[str, Any] = lm_eval.simple_evaluate(
-        model=HFLM(**_loading(model), dtype=compute, trust_remote_code=False),
+        model=HFLM(**_loading(model), dtype=compute, device=device, trust_remote_code=False),
         tasks=list(names),
         limit=limit or None,
         task_manager=manager,
