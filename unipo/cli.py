@@ -13,6 +13,7 @@ from unipo.errors import CheckpointError, RewardError, TrainingError, UnipoError
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("unipo.command.train:run", "post-train a model (without arguments: the shipped one, in a minute or two)"),
     "eval": ("unipo.command.evaluate:run", "accuracy of a model on a task, with pass@k and intervals"),
+    "push": ("unipo.command.push:run", "upload a saved model with its card to the Hugging Face hub, if you say so"),
     "generate": ("unipo.command.generate:run", "sample responses, with the log-probability of every token"),
     "methods": ("unipo.command.methods:run", "what there is to train with, and where it comes from"),
     "explain": ("unipo.command.explain:run", "the exact formula of a method, with its settings filled in"),

@@ -11,14 +11,14 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unipo.columns import COLUMNS, STAGES
 from unipo.errors import ConfigError
-from unipo.method import Method, Paper, diff
+from unipo.markdown import paper_link, show, table
+from unipo.method import Method, diff
 from unipo.parts.part import Derived, Part
 from unipo.registry import catalogue
 from unipo.reproduce.claim import REVERSED, Metric, verdict
@@ -36,30 +36,6 @@ _STAGE_TITLES = {
 }
 
 
-# -- small pieces of Markdown ----------------------------------------------------------------------
-def cell(text: str) -> str:
-    """Text that may stand in a table: one line, bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell(c) for c in line) + " |" for line in lines)
-
-
-def show(value: Any) -> str:
-    """A setting as a reader writes it; a part as Name(setting=value, ...)."""
-    if value is None:
-        return "none"
-    if isinstance(value, tuple):
-        return ", ".join(show(v) for v in value) or "none"
-    if is_dataclass(value) and not isinstance(value, type):
-        settings = ", ".join(f"{f.name}={show(getattr(value, f.name))}" for f in fields(value))
-        return f"{type(value).__name__}({settings})"
-    return f"{value:g}" if isinstance(value, float) else repr(value)
-
-
 def slug(name: str) -> str:
     """The file name of a method's page, without its ending."""
     return name.replace("++", "-plus-plus").replace("/", "-")
@@ -68,16 +44,6 @@ def slug(name: str) -> str:
 def link(name: str, folder: str = "") -> str:
     """A link to a method's page."""
     return f"[{name}]({folder}{slug(name)}.md)"
-
-
-def paper_link(paper: Paper) -> str:
-    """Title, arXiv address and code, as far as there are any."""
-    parts = [f"*{paper.title}*"]
-    if paper.arxiv:
-        parts.append(f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})")
-    if paper.code:
-        parts.append(f"code [{paper.code}](https://github.com/{paper.code})")
-    return ", ".join(parts)
 
 
 def first_line(part: Part) -> str:
@@ -229,7 +195,7 @@ def _tree(known: Mapping[str, Method], parent: str | None, depth: int) -> list[s
 
 
 def metrics_page(glossary: Mapping[str, str]) -> str:
-    """What `metrics.jsonl` and TensorBoard show."""
+    """What `metrics.jsonl` and the trackers show."""
     rows = [[f"`{name}`", meaning] for name, meaning in glossary.items()]
     blocks = [
         WRITTEN,

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from unipo.command.evaluate import Measured, estimates
+import unipo as library
 
 from .conftest import Said
 
@@ -103,23 +104,91 @@ def test_eval_of_another_model_asks_for_a_task(unipo: Call) -> None:
     assert "give --task NAME or --data FILE" in unipo("eval", "somewhere/else").err
 
 
-def test_estimates_by_hand() -> None:
-    measured = Measured(
-        scores=[[1.0, 0.0, 0.0, 1.0], [0.0] * 4],
-        answers=[["7", "8", "8", "7"], ["1", None, "2", "3"]],
-        truncated=0.0,
-        length=1.0,
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the shipped model on the tasks of its defaults."""
+    run = tmp_path_factory.mktemp("runs") / "short"
+    library.train(
+        method="grpo",
+        steps=2,
+        prompts=2,
+        **{"run": str(run), "sampling.max_tokens": 24, "eval.prompts": 4, "log.progress": False, "save.every": 1},
     )
-    found = estimates(measured, 4)
-    assert found["accuracy"]["accuracy"] == 0.25
-    assert found["pass"]["2"]["value"] == pytest.approx((5 / 6) / 2)  # both wrong in 1 of 6 pairs
-    assert found["pass_hat"]["2"]["value"] == pytest.approx((1 / 6) / 2)
-    assert found["majority"]["4"]["value"] == pytest.approx(0.5 / 2)  # two votes each
+    return run
 
 
-def test_no_majority_where_the_reward_judges_more_than_the_answer() -> None:
-    mixed = Measured([[1.0, 0.0]], [["7", "7"]], 0.0, 1.0)
-    assert "majority" not in estimates(mixed, 2)
+def test_eval_of_a_run_is_on_its_own_task_and_is_kept_there(unipo: Call, trained: Path) -> None:
+    said = unipo("eval", trained, "--k", 2, "--limit", 6, "--json")
+    assert said.json["task"].startswith("scratchpad(")
+    assert said.json["max_tokens"] == 24
+    (file,) = (trained / "evaluations").glob("*.json")
+    assert str(file) in said.err
+    record = json.loads(file.read_text())
+    assert {k: record[k] for k in said.json} == said.json
+    assert record["step"] == 2
+    assert [len(p["responses"]) for p in record["each"]] == [2] * 6
+    scores = [r["score"] for p in record["each"] for r in p["responses"]]
+    assert sum(scores) / 12 == pytest.approx(said.json["accuracy"]["accuracy"])
+    assert all(r["tokens"] <= 24 and isinstance(r["text"], str) for p in record["each"] for r in p["responses"])
+    again = unipo("eval", trained / "checkpoints" / "step-000002" / "model", "--k", 2, "--limit", 6, "--json").json
+    same = ("accuracy", "pass", "pass_hat", "length", "problems")
+    assert {k: again[k] for k in same} == {k: said.json[k] for k in same}
+    file.unlink()
+
+
+def test_eval_against_another_model_pairs_the_same_problems(unipo: Call, trained: Path) -> None:
+    found = unipo("eval", trained, "--against", "starter", "--k", 2, "--limit", 8, "--json").json
+    own, other, c = found["accuracy"], found["against"]["accuracy"], found["comparison"]
+    assert "each" not in found["against"]
+    assert c["problems"] == 8
+    assert c["average"]["2"]["value"] == pytest.approx(own["accuracy"] - other["accuracy"])
+    assert c["pass"]["2"]["value"] == pytest.approx(
+        found["pass"]["2"]["value"] - found["against"]["pass"]["2"]["value"]
+    )
+    assert c["test"]["better"] + c["test"]["equal"] + c["test"]["worse"] == 8
+    assert 0 < c["test"]["p"] <= 1
+    words = unipo("eval", trained, "--against", "starter", "--k", 2, "--limit", 8).out
+    assert "less starter on 8 problems" in words
+    assert "p = " in words
+
+
+def test_a_model_against_itself_differs_in_nothing(unipo: Call) -> None:
+    c = unipo("eval", "starter", "--against", "starter", "--limit", 4, "--max-tokens", 12, "--json").json["comparison"]
+    assert c["average"]["1"] == {"value": 0.0, "low": None, "high": None}
+    assert (c["test"]["equal"], c["test"]["p"]) == (4, 1.0)
+
+
+def test_eval_out_writes_every_response(unipo: Call, tmp_path: Path) -> None:
+    unipo("eval", "starter", "--limit", 2, "--max-tokens", 8, "--out", "found.json")
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert len(record["each"]) == 2
+    assert set(record["versions"]) == {"unipo", "torch", "transformers", "python"}
+
+
+def test_eval_refuses_a_damaged_checkpoint_and_a_run_without_one(unipo: Call, tmp_path: Path, trained: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(trained, broken)
+    weights = broken / "checkpoints" / "step-000002" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    said = unipo("eval", weights.parent)
+    assert (said.status, "model.safetensors is damaged" in said.err) == (1, True)
+    shutil.rmtree(broken / "checkpoints")
+    (broken / "checkpoints").mkdir()
+    assert "has no checkpoint yet" in unipo("eval", broken).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--k", "0"), "--k must be at least 1"),
+        (("--harness", "x", "--k", "2"), "leave out --against, --k"),
+        (("--agianst", "x"), "did you mean --against"),
+    ],
+)
+def test_eval_refuses_what_cannot_work(unipo: Call, arguments: tuple[str, ...], complaint: str) -> None:
+    said = unipo("eval", "starter", *arguments)
+    assert said.status == 2
+    assert complaint in said.err
 
 
 def test_bench_measures_what_it_says(unipo: Call) -> None:

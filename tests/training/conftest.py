@@ -23,12 +23,11 @@ TIMED = ("seconds/", "speed/", "mfu/")
 
 
 def quick(run: Path, method: str = "grpo", steps: int = 3, **settings: Any) -> unipo.training.run.Result:
-    """A run of a few steps of four small groups, without TensorBoard."""
+    """A run of a few steps of four small groups."""
     base: dict[str, Any] = {
         "sampling.max_tokens": 40,
         "optim.learning_rate": 1e-4,
         "eval.prompts": 8,
-        "log.tensorboard": False,
         "log.progress": False,
         "prompts": 4,
         "run": str(run),

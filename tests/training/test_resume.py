@@ -98,7 +98,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
     reward = FunctionReward(interrupting, isolate=False)
     result = unipo.train(
         method="grpo", steps=50, prompts=2, run=str(run), reward=reward,
-        **{"sampling.max_tokens": 8, "eval.before": False, "eval.after": False, "log.tensorboard": False, "log.completions": 0},
+        **{"sampling.max_tokens": 8, "eval.before": False, "eval.after": False, "log.completions": 0},
     )  # fmt: skip
     assert result.interrupted
     assert 1 <= result.steps < 50

@@ -1,12 +1,13 @@
-"""`unipo eval MODEL`: accuracy on a task, and what k samples would give, each with its interval over new problems."""
+"""`unipo eval MODEL`: accuracy on a task, what k samples would give, and whether another model does better."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from unipo.command.flags import JSON, annotated, parse, with_defaults
 from unipo.command.help_text import TRAIN_HELP
@@ -14,17 +15,19 @@ from unipo.command.models import encode, load, sampler
 from unipo.command.output import json_line, line, note, results_only, table
 from unipo.command.train import expand
 from unipo.errors import ConfigError, DataError
-from unipo.evaluate.accuracy import Interval, accuracy_interval
-from unipo.evaluate.estimators import maj_at_k, pass_at_k, pass_hat_k
+from unipo.evaluate import measure as measuring
 from unipo.evaluate.heldout import EVAL_SEED
+from unipo.evaluate.paired import compare
+from unipo.evaluate.record import keep
+from unipo.registry import load_plugin
 from unipo.rewards import resolve_reward
-from unipo.rollout.engine import Request, Sampling
-from unipo.rollout.local import LocalEngine
+from unipo.rollout.engine import Sampling
 from unipo.tasks.task import Example, Reward, Task
-from unipo.training.config import DataConfig, from_dict
+from unipo.training.card import versions
+from unipo.training.config import DataConfig, TrainConfig, from_dict, read_mapping
 from unipo.training.defaults import STARTER
+from unipo.training.saved import Saved, find_saved
 from unipo.training.setup import load_task
-from unipo.training.source import score_groups
 
 ABOUT = """Accuracy of a model on held-out problems, with a 95 % interval that covers the choice of problems.
 
@@ -33,20 +36,37 @@ right), pass^j (all j right) and maj@j (the commonest answer of j right), each u
 A task keeps held-out problems of its own; of --data every row is used, unless --data.heldout.* chooses some.
 A response that cannot be scored counts as wrong. Problems and seeds are those of `unipo train`'s own evaluation.
 
+MODEL may be a run: its newest checkpoint is then evaluated, on the run's own task if no other is named, and the
+result with every response is kept in RUN/evaluations/. With --against, a second model gets the same problems and
+seeds, and each difference comes with a paired interval, the average also with an exact paired test.
+
 examples:
   unipo eval starter
-  unipo eval runs/cepo-20260101-120000/checkpoints/step-000060/model --task scratchpad --k 8
-  unipo eval Qwen/Qwen3-0.6B --data test.jsonl --reward maths --k 8 --temperature 0.6 --max-tokens 1024 --json"""
+  unipo eval runs/cepo-20260101-120000 --k 8 --against starter
+  unipo eval Qwen/Qwen3-0.6B --data test.jsonl --reward maths --k 8 --temperature 0.6 --max-tokens 1024 --json
+  unipo eval runs/cepo-20260101-120000 --harness gsm8k --limit 200"""
+
+HARNESS = arg(
+    name="harness",
+    metavar="TASK",
+    help="a task of lm-evaluation-harness; may be given several times",
+    help_behavior_hint="",
+)
+HARNESS_TASKS = arg(
+    name="harness-tasks", metavar="DIR", help="directory with more of its tasks, as YAML", help_behavior_hint=""
+)
+PLUGIN = arg(name="plugin", metavar="TEXT", help=TRAIN_HELP["plugin"], help_behavior_hint="")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """scores, answers: [problem][sample]; answers None where nothing was extracted. truncated, length: means."""
+class Question:
+    """What every model is asked: the same problems, the same way."""
 
-    scores: list[list[float]]
-    answers: list[list[str | None]]
-    truncated: float
-    length: float
+    task: str
+    examples: Sequence[Example]
+    reward: Reward
+    data: DataConfig
+    options: Any
 
 
 def options() -> Any:
@@ -57,20 +77,25 @@ def options() -> Any:
         ("data", str | None, "file, dataset directory or hub id; or --task"),
         ("reward", str | None, TRAIN_HELP["data.reward"]),
     ]
-    model_help = arg(help="directory, Hugging Face id, or 'starter' for the shipped model", metavar="MODEL")
+    model_help = arg(help="run, directory, Hugging Face id, or 'starter' for the shipped model", metavar="MODEL")
     members: list[Any] = [("model", Annotated[Positional[str], model_help])]
     for name, kind, text in plain:
         mark = arg(name=name, help=text, metavar="TEXT", help_behavior_hint="")
         members.append((f"short_{name}", Annotated[kind, mark], None))
     members += [
+        ("against", annotated(str, "another model, compared on the same problems", ""), ""),
         ("k", annotated(int, "responses per problem", 1), 1),
         ("temperature", annotated(float, "0 is greedy", 1.0), 1.0),
         ("top_p", annotated(float, "sample from the likeliest tokens with this mass", 1.0), 1.0),
         ("top_k", annotated(int, "sample from so many tokens; 0: all", 0), 0),
-        ("max_tokens", annotated(int, "longest response; 0: what fits, at most 512", ""), 0),
+        ("max_tokens", annotated(int, "longest response; 0: the run's, or what fits, at most 512", ""), 0),
         ("limit", annotated(int, "use only so many problems; 0: all", ""), 0),
         ("seed", annotated(int, "other samples", 0), 0),
         ("compute", annotated(str, "float32 or bfloat16", "float32"), "float32"),
+        ("harness", Annotated[tuple[str, ...], UseAppendAction, HARNESS], ()),
+        ("harness_tasks", Annotated[str, HARNESS_TASKS], ""),
+        ("plugin", Annotated[tuple[str, ...], UseAppendAction, PLUGIN], ()),
+        ("out", annotated(str, "also write the result with every response to this file", ""), ""),
         ("json", Annotated[bool, FlagCreatePairsOff, JSON], False),
         ("data", data, data()),
     ]
@@ -81,32 +106,94 @@ def run(argv: Sequence[str]) -> int:
     o = parse(options(), argv, "unipo eval", ABOUT)
     if o.k < 1 or o.limit < 0:
         raise ConfigError(f"--k must be at least 1 and --limit at least 0, got {o.k} and {o.limit}")
-    data = data_config(o)
+    saved = find_saved(o.model)
+    if o.harness:
+        found = by_harness(o, saved)
+        shown = found
+    else:
+        found = evaluated(o, saved)
+        shown = without_responses(found)
+    place = keep(found, saved, o.out)
+    if place:
+        note(f"kept in {place}")
+    if o.json:
+        json_line(shown)
+    else:
+        line(harness_words(shown) if o.harness else words(shown))
+    return 0
+
+
+# -- unipo's own tasks -------------------------------------------------------------------------
+def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
+    """The whole record of an evaluation, responses included (`each`)."""
+    for path in o.plugin:
+        load_plugin(path)
+    trained = _of_run(saved)
+    data = data_config(o, trained)
     task = load_task(data, sampler())
     reward = resolve_reward(data.reward) if data.reward else task.reward
     if reward is None:
         raise ConfigError(f"{task.name!r} has no reward of its own: --reward maths, numbers, or rewards.py:function")
-    sampling = Sampling(o.temperature, o.top_k, o.top_p, max(1, o.max_tokens), ())
-    policy = load(o.model, o.compute)
-    prompts, longest, left_out = encode(policy, problems(task, data, o.limit), data, o.max_tokens)
+    longest = o.max_tokens or (trained.sampling.max_tokens if trained else 0)
+    asked = Question(task.name, problems(task, data, o.limit), reward, data, o)
+    record, first = _asked(asked, o.model, longest)
+    if not o.against:
+        return record
+    other, second = _asked(asked, o.against, longest)
+    if other["max_tokens"] != record["max_tokens"]:
+        raise ConfigError(
+            f"{o.model} has room for {record['max_tokens']} tokens and {o.against} for {other['max_tokens']}: "
+            "give --max-tokens, so that both may answer equally long"
+        )
+    common = {p.id for p in first} & {p.id for p in second}
+    if not common:
+        raise DataError(f"no problem fits both {o.model} and {o.against}")
+    sides = [measuring.values([p for p in side if p.id in common]) for side in (first, second)]
+    record["against"] = other
+    record["comparison"] = {"problems": len(common), **compare(sides[0], sides[1], o.k)}
+    return record
+
+
+def _asked(q: Question, model: str, max_tokens: int) -> tuple[dict[str, Any], list[measuring.Problem]]:
+    """(record, problems) of one model."""
+    o = q.options
+    Sampling(o.temperature, o.top_k, o.top_p, max(1, max_tokens), ())  # complains before anything is loaded
+    policy = load(model, o.compute)
+    prompts, longest, left_out = encode(policy, q.examples, q.data, max_tokens)
     if left_out:
-        note(f"left out: {left_out}")
-    sampling = Sampling(sampling.temperature, sampling.top_k, sampling.top_p, longest, ())
+        note(f"left out for {model}: {left_out}")
+    sampling = Sampling(o.temperature, o.top_k, o.top_p, longest, ())
     with results_only(o.json):
-        measured = measure(policy, prompts, reward, sampling, o.k, EVAL_SEED + o.seed * 1_000_003)
-    found = estimates(measured, o.k)
-    shown = {"model": o.model, "task": task.name, "problems": len(prompts), "k": o.k}
-    shown |= {"temperature": o.temperature, "top_p": o.top_p, "top_k": o.top_k, "max_tokens": longest, "seed": o.seed}
-    extra = {"truncated": measured.truncated, "length": measured.length}
-    if o.json:
-        json_line({**shown, **found, **extra})
-    else:
-        line(words(shown, found, extra))
-    return 0
+        found = measuring.measure(policy, prompts, q.examples, q.reward, sampling, o.k, EVAL_SEED + o.seed * 1_000_003)
+    record = {
+        "model": model,
+        "task": q.task,
+        "reward": q.reward.name,
+        "problems": len(found),
+        "k": o.k,
+        "temperature": o.temperature,
+        "top_p": o.top_p,
+        "top_k": o.top_k,
+        "max_tokens": longest,
+        "seed": o.seed,
+        **measuring.estimates(found),
+        "versions": versions(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "each": [p.as_dict() for p in found],
+    }
+    return record, found
 
 
-def data_config(o: Any) -> DataConfig:
-    """The data section, with the short options in it."""
+def _of_run(saved: Saved | None) -> TrainConfig | None:
+    """How the run was configured that a model comes from."""
+    if saved is None or saved.run is None:
+        return None
+    config: TrainConfig = from_dict(TrainConfig, read_mapping(saved.run / "config.yaml"))
+    return config
+
+
+def data_config(o: Any, trained: TrainConfig | None = None) -> DataConfig:
+    """The data section, with the short options in it. trained: the run's, whose task is the one if none is named."""
     values: dict[str, Any] = {}
     for f in fields(DataConfig):
         value = getattr(o.data, f.name)
@@ -119,9 +206,19 @@ def data_config(o: Any) -> DataConfig:
     data: DataConfig = from_dict(DataConfig, section["data"], "data.")
     if data.task and data.data:
         raise ConfigError(f"give --task or --data, not both: {data.task!r} and {data.data!r}")
-    if not data.task and not data.data and o.model not in ("", STARTER):
-        raise ConfigError("what is it to be evaluated on? give --task NAME or --data FILE")
+    if not data.task and not data.data:
+        if trained is not None:
+            return _as_trained(trained.data, data)
+        if o.model not in ("", STARTER):
+            raise ConfigError("what is it to be evaluated on? give --task NAME or --data FILE")
     return data
+
+
+def _as_trained(run: DataConfig, given: DataConfig) -> DataConfig:
+    """The run's data section, with what was given on the command line over it."""
+    plain = DataConfig()
+    own = {f.name: getattr(given, f.name) for f in fields(given) if getattr(given, f.name) != getattr(plain, f.name)}
+    return DataConfig(**{**{f.name: getattr(run, f.name) for f in fields(run)}, **own})
 
 
 def problems(task: Task, data: DataConfig, limit: int) -> Sequence[Example]:
@@ -132,63 +229,52 @@ def problems(task: Task, data: DataConfig, limit: int) -> Sequence[Example]:
     return chosen[:limit] if limit else chosen
 
 
-def measure(policy: Any, prompts: Sequence[Any], reward: Reward, sampling: Sampling, k: int, seed: int) -> Measured:
-    """Sample k responses to each prompt and have them scored."""
-    engine = LocalEngine(policy)
-    groups = engine.generate([Request(p.ids, k, seed + i) for i, p in enumerate(prompts)], sampling)
-    marks = score_groups(policy, reward, prompts, groups).scores
-    rollouts = [r for group in groups for r in group]
-    return Measured(
-        [[float(m["score"] or 0.0) for m in group] for group in marks],
-        [[m["extracted"] for m in group] for group in marks],
-        sum(r.truncated for r in rollouts) / len(rollouts),
-        sum(len(r.tokens) for r in rollouts) / len(rollouts),
+def without_responses(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as it is printed."""
+    shown = {k: v for k, v in record.items() if k != "each"}
+    if "against" in shown:
+        shown["against"] = without_responses(shown["against"])
+    return shown
+
+
+# -- lm-evaluation-harness ---------------------------------------------------------------------
+def by_harness(o: Any, saved: Saved | None) -> dict[str, Any]:
+    """The harness's own numbers on its own tasks."""
+    from unipo.evaluate.harness import run_harness
+    from unipo.training.setup import model_path
+
+    if o.against or o.k != 1 or o.short_task or o.short_data:
+        raise ConfigError("--harness runs the harness's own tasks; leave out --against, --k, --task and --data")
+    folder = str(saved.model) if saved else model_path(o.model)
+    with results_only(True):
+        found = run_harness(folder, o.harness, limit=o.limit, tasks=o.harness_tasks, seed=o.seed, compute=o.compute)
+    record = {"model": o.model, "harness": list(o.harness), "limit": o.limit, "seed": o.seed, **found}
+    return {**record, "versions": versions() | found["versions"], "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+
+
+def harness_words(found: dict[str, Any]) -> str:
+    """Its numbers for people."""
+    rows = [
+        (task, metric, f"{n['value']:.4f}", "" if n["standard_error"] is None else f"{n['standard_error']:.4f}")
+        for task, metrics in found["results"].items()
+        for metric, n in metrics.items()
+    ]
+    return f"{found['model']}, lm-evaluation-harness {found['versions']['lm-eval']}\n" + table(
+        rows, ("task", "metric", "value", "standard error")
     )
 
 
-def estimates(measured: Measured, k: int) -> dict[str, Any]:
-    """accuracy with its interval, and pass@j, pass^j and maj@j for j = 1, 2, 4, ... k (maj where answers are known)."""
-    right = [[score >= 1.0 for score in group] for group in measured.scores]
-    counts = [sum(group) for group in right]
-    ks = sorted({2**i for i in range(k.bit_length())} | {k})
-    found: dict[str, Any] = {
-        "accuracy": _interval(accuracy_interval(measured.scores)),
-        "pass": _curve(ks, lambda j: [pass_at_k(k, c, j) for c in counts]),
-        "pass_hat": _curve(ks, lambda j: [pass_hat_k(k, c, j) for c in counts]),
-    }
-    if _can_vote(measured.answers, right):
-        pairs = list(zip(measured.answers, right, strict=True))
-        found["majority"] = _curve(ks, lambda j: [maj_at_k(a, r, j) for a, r in pairs])
-    return found
-
-
-def _can_vote(answers: Sequence[Sequence[str | None]], right: Sequence[Sequence[bool]]) -> bool:
-    """Are there answers to count, and does the reward judge a response by its answer alone?"""
-    known = any(a is not None for group in answers for a in group)
-    return known and all(
-        {a for a, good in zip(group, verdicts, strict=True) if good}.isdisjoint(
-            a for a, good in zip(group, verdicts, strict=True) if not good and a is not None
-        )
-        for group, verdicts in zip(answers, right, strict=True)
-    )
-
-
-def _curve(ks: Sequence[int], values: Callable[[int], list[float]]) -> dict[str, dict[str, float]]:
-    """Mean over problems and its interval, for each number of samples."""
-    curve = {}
-    for j in ks:
-        interval = accuracy_interval([[value] for value in values(j)])
-        curve[str(j)] = {"value": interval.accuracy, "low": interval.low, "high": interval.high}
-    return curve
-
-
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"accuracy": interval.accuracy, "low": interval.low, "high": interval.high}
-
-
-def words(shown: dict[str, Any], found: dict[str, Any], extra: dict[str, float]) -> str:
+# -- words -------------------------------------------------------------------------------------
+def words(shown: dict[str, Any]) -> str:
     """The result for people."""
-    a, k = found["accuracy"], shown["k"]
+    parts = [_one(shown)]
+    if "against" in shown:
+        parts += [_one(shown["against"]), _difference(shown)]
+    return "\n\n".join(parts)
+
+
+def _one(shown: dict[str, Any]) -> str:
+    a, k = shown["accuracy"], shown["k"]
     each = f" x {k} responses" if k > 1 else ""
     lines = [
         f"{shown['model']} on {shown['task']}: {shown['problems']} problems{each}, temperature {shown['temperature']:g}",
@@ -197,16 +283,37 @@ def words(shown: dict[str, Any], found: dict[str, Any], extra: dict[str, float])
     ]
     if k > 1:
         rows = [
-            (name, *(f"{100 * c['value']:5.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in curve.values()))
-            for name, curve in (
-                ("pass@j", found["pass"]),
-                ("pass^j", found["pass_hat"]),
-                ("maj@j", found.get("majority", {})),
-            )
-            if curve
+            (label, *(f"{100 * c['value']:5.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in curve.values()))
+            for label, name in MEASURES
+            if (curve := shown.get(name))
         ]
-        lines += ["", table(rows, ("%", *(f"j = {j}" for j in found["pass"])))]
+        lines += ["", table(rows, ("%", *(f"j = {j}" for j in shown["pass"])))]
     lines.append(
-        f"mean length {extra['length']:.1f} tokens, {100 * extra['truncated']:.1f} % cut off at {shown['max_tokens']}"
+        f"mean length {shown['length']:.1f} tokens, {100 * shown['truncated']:.1f} % cut off at {shown['max_tokens']}"
     )
     return "\n".join(lines)
+
+
+MEASURES = (("pass@j", "pass"), ("pass^j", "pass_hat"), ("maj@j", "majority"))
+
+
+def _difference(shown: dict[str, Any]) -> str:
+    """The comparison: the first model less the second."""
+    found, k = shown["comparison"], shown["k"]
+    test = found["test"]
+    lines = [
+        f"{shown['model']} less {shown['against']['model']} on {found['problems']} problems: "
+        f"{_points(found['average'][str(k)])} points",
+        f"better on {test['better']}, equal on {test['equal']}, worse on {test['worse']}; "
+        f"p = {test['p']:.3g} ({test['name']}, two-sided)",
+    ]
+    if k > 1:
+        rows = [(label, *(_points(c) for c in found[name].values())) for label, name in MEASURES if name in found]
+        lines += ["", table(rows, ("points", *(f"j = {j}" for j in found["pass"])))]
+    return "\n".join(lines)
+
+
+def _points(e: dict[str, float | None]) -> str:
+    value, low, high = e["value"], e["low"], e["high"]
+    assert value is not None
+    return f"{100 * value:+.1f}" + ("" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")

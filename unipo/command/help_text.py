@@ -76,6 +76,6 @@ TRAIN_HELP: dict[str, str] = {
     "save.every": "write a checkpoint every so many steps; 0: only at the end",
     "save.keep": "checkpoints kept, newest first; 0: all",
     "log.completions": "sampled responses written down per step",
-    "log.tensorboard": "also write TensorBoard files",
+    "log.track": "also show the run in tensorboard, wandb, mlflow or trackio; may be given several times",
     "log.progress": "show what goes on",
 }

@@ -13,6 +13,7 @@ from unipo.registry import get_method
 from unipo.tasks.task import Example
 from unipo.training.config import DataConfig
 from unipo.training.prompts import Prompt
+from unipo.training.saved import find_saved
 from unipo.training.setup import encode_all, end_report, model_path
 
 # Longest response where none is asked for and the model has room for it.
@@ -20,8 +21,9 @@ MAX_TOKENS = 512
 
 
 def load(model: str, compute: str = "float32") -> Policy:
-    """The model to sample from, on the device there is."""
-    return load_policy(PolicySpec(model=model_path(model), compute=compute))
+    """The model to sample from, on the device there is. model: of a run, its newest checkpoint."""
+    saved = find_saved(model)
+    return load_policy(PolicySpec(model=str(saved.model) if saved else model_path(model), compute=compute))
 
 
 def sampler() -> Method:

@@ -50,6 +50,7 @@ SHORT: dict[str, str] = {
     "max_tokens": "sampling.max_tokens",
     "lr": "optim.learning_rate",
     "lora_rank": "policy.lora.rank",
+    "track": "log.track",
 }
 SHORT_HELP: dict[str, tuple[type[Any], str]] = {
     "model": (str, "directory or Hugging Face id; the shipped model if not given"),
@@ -59,8 +60,22 @@ SHORT_HELP: dict[str, tuple[type[Any], str]] = {
     "max_tokens": (int, TRAIN_HELP["sampling.max_tokens"]),
     "lr": (float, TRAIN_HELP["optim.learning_rate"]),
     "lora_rank": (int, TRAIN_HELP["policy.lora.rank"]),
+    "track": (tuple[str, ...], "also show the run in these: tensorboard, wandb, mlflow, trackio"),
 }
-COMMON = ("model", "data", "task", "reward", "method", "steps", "prompts", "max_tokens", "lr", "lora_rank", "seed")
+COMMON = (
+    "model",
+    "data",
+    "task",
+    "reward",
+    "method",
+    "steps",
+    "prompts",
+    "max_tokens",
+    "lr",
+    "lora_rank",
+    "seed",
+    "track",
+)
 # What a resumed run may be told anew.
 OPEN_ON_RESUME = ("steps", "run", "resume", "log")
 
@@ -132,7 +147,7 @@ def options(base: TrainConfig) -> Any:
     return make_dataclass("Options", members, frozen=True, namespace={"__doc__": " "})
 
 
-_METAVAR: dict[type[Any], str] = {str: "TEXT", int: "INT", float: "FLOAT"}
+_METAVAR: dict[type[Any], str] = {str: "TEXT", int: "INT", float: "FLOAT", tuple[str, ...]: "NAME ..."}
 _JSON = arg(help="end with one line of JSON on standard output", help_behavior_hint="")
 
 

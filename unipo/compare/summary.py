@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unipo.compare.outcome import Outcome, of_arm
 from unipo.compare.plan import Plan
-from unipo.docs import table
 from unipo.errors import TrainingError
 from unipo.evaluate.statistics import Estimate, bootstrap, improvement, interquartile_mean, mean_score
+from unipo.markdown import table
 
 SCORES = ("final", "area")
 COSTS = ("tokens", "updates", "passes", "seconds")

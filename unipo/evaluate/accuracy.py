@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+# Resampled values held at once, so that many problems do not cost gigabytes.
+HELD = 2**22
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -38,8 +41,13 @@ def cluster_bootstrap(means: Tensor, draws: int = 10_000, seed: int = 0) -> tupl
     """95 % percentile interval of the mean of per-problem means, resampling problems. means: [P]."""
     generator = torch.Generator().manual_seed(seed)
     n = len(means)
-    index = torch.randint(n, (draws, n), generator=generator)
-    resampled = means.double()[index].mean(1)
+    rows = max(1, HELD // n)
+    resampled = torch.cat(
+        [
+            means.double()[torch.randint(n, (min(rows, draws - start), n), generator=generator)].mean(1)
+            for start in range(0, draws, rows)
+        ]
+    )
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return float(low), float(high)
 
@@ -47,13 +55,47 @@ def cluster_bootstrap(means: Tensor, draws: int = 10_000, seed: int = 0) -> tupl
 def accuracy_interval(scores: Sequence[Sequence[float]]) -> Interval:
     """Mean score over problems, each with the same number of samples, and its interval for new problems.
 
-    One 0/1 sample per problem: Wilson.  Otherwise problems are resampled with all their samples, because samples of
-    one problem are not independent.
+    Every problem wholly right or wholly wrong (as with one 0/1 sample each): Wilson over the problems.  Otherwise
+    problems are resampled with all their samples, because samples of one problem are not independent.
     """
     if not scores or not scores[0]:
         raise ValueError("accuracy_interval needs at least one problem with one sample")
     means = torch.tensor([sum(s) / len(s) for s in scores], dtype=torch.float64)
-    binary = all(len(s) == 1 and s[0] in (0.0, 1.0) for s in scores)
+    binary = bool(((means == 0) | (means == 1)).all())
     mean = float(means.mean())
     low, high = wilson(float(means.sum()), len(means)) if binary else cluster_bootstrap(means)
     return Interval(mean, low, high, len(scores), len(scores[0]))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the uncertainty of a mean score comes from: the choice of problems, and the sampling of answers.
+
+    between: variance of the problems' true mean scores (sample variance, divisor P - 1).  within: mean variance of
+    one sample's score around its problem's mean.
+    """
+
+    between: float
+    within: float
+
+    def error(self, problems: int, samples: int) -> float:
+        """Standard error of the mean over new problems: sqrt((between + within / n) / P)."""
+        return float(((self.between + self.within / samples) / problems) ** 0.5)
+
+    def error_fixed(self, problems: int, samples: int) -> float:
+        """Standard error over new samples of the same problems: sqrt(within / (n P))."""
+        return float((self.within / (samples * problems)) ** 0.5)
+
+
+def spread(scores: Sequence[Sequence[float]]) -> Spread | None:
+    """Both variances, estimated without bias from n >= 2 samples of each of P >= 2 problems; None from fewer.
+
+    within = mean_p s_p^2 (divisor n - 1); between = Var_p(mean_p) - within / n, at least 0.
+    Source: one-way analysis of variance with random effects (Searle, Casella, McCulloch 1992, sec. 3.5).
+    """
+    table = torch.tensor([list(s) for s in scores], dtype=torch.float64)
+    problems, samples = table.shape
+    if problems < 2 or samples < 2:
+        return None
+    within = float(table.var(1).mean())
+    return Spread(max(0.0, float(table.mean(1).var()) - within / samples), within)

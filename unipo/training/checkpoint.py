@@ -4,7 +4,7 @@ checkpoints/step-000040/
     model/          loads with plain transformers (or peft)
     value/          the value model, for methods that learn one
     trainer.pt      optimiser, prompt stream, part states, random generators, buffered prompts
-    checksums.json  SHA-256 of every file, written last
+    checksums.json  SHA-256 of every file but the model card, which may be edited, written last
 A checkpoint is written beside its place and renamed when complete.  Loading verifies the checksums and falls
 back to the newest good one, saying so.
 """
@@ -24,6 +24,7 @@ import torch
 
 from unipo.errors import CheckpointError
 
+CARD = "README.md"
 _PREFIX = "step-"
 
 
@@ -51,7 +52,11 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         save_model(partial / "model")
         torch.save(dict(state), partial / "trainer.pt")
-        sums = {str(p.relative_to(partial)): _digest(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        sums = {
+            str(p.relative_to(partial)): _digest(p)
+            for p in sorted(partial.rglob("*"))
+            if p.is_file() and p.name != CARD
+        }
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1))
         for path in partial.rglob("*"):
             if path.is_file():

@@ -106,10 +106,10 @@ class SaveConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """completions: sampled responses written per step.  tensorboard: also write event files (needs that package)."""
+    """completions: sampled responses written per step.  track: trackers that also show the numbers (`unipo.track`)."""
 
     completions: int = 8
-    tensorboard: bool = False
+    track: tuple[str, ...] = ()
     progress: bool = True
 
 

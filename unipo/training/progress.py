@@ -33,6 +33,9 @@ class Display:
         # A log file gets one line per note, however long; a terminal wraps at its own width.
         self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
+    def tracker_failed(self, name: str, what: str) -> None:
+        self.note(f"tracker {name} failed: {what}. The run goes on; its directory has every number")
+
     @contextmanager
     def stage(self, what: str) -> Iterator[None]:
         """Show that something is going on, and how long it took if that was noticeable."""

@@ -16,7 +16,9 @@ from unipo.evaluate.accuracy import Interval
 from unipo.evaluate.heldout import offline_accuracy, sampled_accuracy
 from unipo.policy.store import load_weights
 from unipo.tasks.task import Task
+from unipo.training.card import STARTED, versions, write_card
 from unipo.training.checkpoint import (
+    checkpoint_path,
     load_state,
     newest_good,
     random_state,
@@ -65,7 +67,7 @@ def train(config: TrainConfig, reward: Any = None, task: Task | None = None, dis
         if config.resume:
             config = _resumed_config(path, config)
         display = display or Display(config.log.progress and ranks.first)
-        folder = RunDir(path, config.resume, ranks.first, config.log.tensorboard)
+        folder = RunDir(path, config.resume, ranks.first, config.log.track, display.tracker_failed)
         try:
             with display.stage("loading"):
                 setup = build(config, reward, task)
@@ -104,6 +106,7 @@ class _Run:
             self.display.note(f"data: {end_report(self.setup.events)}")
         if self.config.resume:
             self._resume()
+        self.folder.event(self.trainer.step_number, STARTED, **versions())
         if self.before is None and self.config.eval.before and self.trainer.step_number == 0:
             self.before = self.evaluate("before")
         with _interruptible() as stop:
@@ -111,6 +114,7 @@ class _Run:
         after = None
         if self.config.eval.after and not stop.asked:
             after = self.evaluate("after")
+            self._renew_card()
         result = Result(
             str(self.folder.path),
             self.setup.method.name,
@@ -197,7 +201,7 @@ class _Run:
                 )
             else:
                 interval = offline_accuracy(setup.policy, setup.method, setup.heldout)
-        self.folder.append("evaluations", {"step": self.trainer.step_number, "when": when, **interval.as_dict()})
+        self.folder.evaluation(self.trainer.step_number, when, interval.as_dict())
         self.display.accuracy(when, interval, measure_of(setup.method))
         return interval
 
@@ -218,10 +222,17 @@ class _Run:
         self.ranks.barrier()
 
     def _save_models(self, folder: Path) -> None:
-        """The policy where plain transformers finds it, and a value model beside it."""
+        """The policy where plain transformers finds it, its model card, and a value model beside it."""
         self.setup.policy.save(folder)
+        write_card(folder, self.folder.path, self.trainer.step_number, self.setup.method)
         if self.setup.value is not None:
             self.setup.value.save(folder.with_name("value"))
+
+    def _renew_card(self) -> None:
+        """The last checkpoint was written before the evaluation that its card is to show."""
+        model = checkpoint_path(self.folder.path / "checkpoints", self.trainer.step_number) / "model"
+        if self.ranks.first and model.is_dir():
+            write_card(model, self.folder.path, self.trainer.step_number, self.setup.method)
 
     def _resume(self) -> None:
         root = self.folder.path / "checkpoints"

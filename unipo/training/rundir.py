@@ -3,7 +3,9 @@
 config.yaml        the resolved configuration      method.txt    the formula that was run
 metrics.jsonl      one line per step               completions.jsonl   sampled responses
 events.jsonl       what happened, by name          checkpoints/  see `unipo.training.checkpoint`
-tensorboard/       event files                     result.json   the closing summary
+evaluations.jsonl  held-out accuracy, with intervals   evaluations/  what `unipo eval` found, see `unipo.evaluate.record`
+result.json        the closing summary
+Trackers (`unipo.track`) show the same numbers elsewhere, after they were written here.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
-from unipo.errors import ConfigError, MissingExtra, TrainingError
+from unipo.errors import ConfigError, TrainingError
+from unipo.track.trackers import Told, Trackers
 
 
 def new_run_path(method: str, root: Path = Path("runs")) -> Path:
@@ -32,10 +35,15 @@ def new_run_path(method: str, root: Path = Path("runs")) -> Path:
 class RunDir:
     """Opens or creates a run directory and appends to it. Only the first rank writes (`active`)."""
 
-    def __init__(self, path: Path, resume: bool, active: bool = True, tensorboard: bool = False) -> None:
-        self.path, self.active = path, active
+    def __init__(
+        self, path: Path, resume: bool, active: bool = True, track: Sequence[str] = (), told: Told | None = None
+    ) -> None:
+        """track: names of trackers; told: hears (event, detail) when one of them first fails."""
+        self.path, self.active, self.told = path, active, told
         self._files: dict[str, TextIO] = {}
-        self._board: Any = None
+        self._begun: tuple[dict[str, Any], str, int] = ({}, "", 0)
+        self.trackers = Trackers(track if active else (), self._tracker_failed)
+        self._last = 0
         if not active:
             return
         if not resume and (path / "metrics.jsonl").exists():
@@ -49,11 +57,10 @@ class RunDir:
             raise ConfigError(
                 f"cannot write the run directory {path}: {error.strerror}; choose another with --run"
             ) from error
-        if tensorboard:
-            self._board = _summary_writer(path / "tensorboard")
 
     def write_config(self, config: Mapping[str, Any], formula: str) -> None:
         if self.active:
+            self._begun = (dict(config), formula, 0)
             (self.path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
             (self.path / "method.txt").write_text(formula + "\n")
 
@@ -73,9 +80,24 @@ class RunDir:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.append("metrics", {"step": step, **values})
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        self._show(values, step)
+
+    def evaluation(self, step: int, when: str, values: Mapping[str, float]) -> None:
+        """A held-out evaluation: before, during or after training."""
+        self.append("evaluations", {"step": step, "when": when, **values})
+        self._show({f"evaluation/{k}": values[k] for k in ("accuracy", "low", "high")}, step)
+
+    def _show(self, values: Mapping[str, float], step: int) -> None:
+        """Hand numbers to the trackers, which begin with the first of them."""
+        if self.active:
+            self._last = step
+            self.trackers.begin(self.path, *self._begun)
+            self.trackers.log(values, step)
+
+    def _tracker_failed(self, name: str, what: str) -> None:
+        self.event(self._last, f"tracker {name} failed", detail=what)
+        if self.told is not None:
+            self.told(name, what)
 
     def event(self, step: int, name: str, **details: Any) -> None:
         self.append("events", {"step": step, "event": name, **details})
@@ -84,6 +106,7 @@ class RunDir:
         """Drop what was logged after a checkpoint that is being resumed from: it will be done again, identically."""
         if not self.active:
             return
+        self._begun = (*self._begun[:2], step)
         for name in ("metrics", "completions", "events", "evaluations"):
             file = self.path / f"{name}.jsonl"
             if file.exists():
@@ -95,14 +118,16 @@ class RunDir:
     def result(self, values: Mapping[str, Any]) -> None:
         if self.active:
             (self.path / "result.json").write_text(json.dumps(values, indent=1) + "\n")
+            ends = {k: v for k in ("before", "after") if isinstance(v := values.get(k), Mapping)}
+            self.trackers.summary({f"{end}/{k}": x for end, v in ends.items() for k, x in v.items()})
 
     def close(self) -> None:
+        self.trackers.close()
+        for name, count in self.trackers.failures.items():
+            self.event(self._last, f"tracker {name} failed in all", count=count)
         for file in self._files.values():
             file.close()
         self._files.clear()
-        if self._board is not None:
-            self._board.close()
-            self._board = None
 
 
 def _step_of(line: str) -> float:
@@ -111,11 +136,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line).get("step", float("inf")))
     except json.JSONDecodeError:
         return float("inf")
-
-
-def _summary_writer(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtra("tensorboard", "tensorboard", "writing TensorBoard files (--log.tensorboard)") from error
-    return SummaryWriter(str(path))  # type: ignore[no-untyped-call]
