@@ -3,30 +3,21 @@
 from collections import defaultdict
 from pathlib import Path
 
-from unipo.command.evaluate import EVAL_SEED, measure
-from unipo.command.models import encode, load
 from unipo.reproduce import Metric, Reproduction
-from unipo.reproduce.claim import ACCURACY, STARTER
-from unipo.rollout.engine import Sampling
+from unipo.reproduce.claim import ACCURACY
+from unipo.reproduce.weights import sampled_scores
 from unipo.tasks.registry import resolve_task
-from unipo.training.checkpoint import newest_good
-from unipo.training.config import DataConfig
 
 TASK = 'scratchpad?kinds=["mod","chain","sort","reverse"]'
 
 
 def weakest(run: Path) -> dict[str, float]:
-    """Held-out accuracy of the trained model in its worst domain, two responses to each of 128 problems."""
-    found = newest_good(run / "checkpoints")
-    assert found is not None
-    policy, task, sampling = load(str(found[1] / "model")), resolve_task(TASK), Sampling(**STARTER["sampling"])
-    assert task.reward is not None
-    prompts = encode(policy, task.heldout, DataConfig(), sampling.max_tokens)[0]
-    measured = measure(policy, prompts, task.reward, sampling, 2, EVAL_SEED)
+    """Held-out accuracy of the trained model in its worst domain, two responses to each of 512 problems."""
+    scores = sampled_scores(run, TASK, prompts=512, samples=2)
     domains = defaultdict(list)
-    for prompt, scores in zip(prompts, measured.scores, strict=True):
-        domains[prompt.example.row["kind"]] += scores
-    return {"weakest": min(sum(scores) / len(scores) for scores in domains.values())}
+    for example, marks in zip(resolve_task(TASK).heldout, scores, strict=False):
+        domains[example.row["kind"]] += marks
+    return {"weakest": min(sum(marks) / len(marks) for marks in domains.values())}
 
 
 REPRODUCTION = Reproduction(
