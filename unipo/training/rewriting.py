@@ -111,11 +111,12 @@ class PolicyRewriter:
         new: Example = replace(example, prompt=with_problem(example.prompt, text))
         room = prompt_room(setup.config, setup.method, setup.policy)
         try:
-            ids = encode_prompt(setup.policy.tokenizer, new, setup.config.data.chat, room)
+            chat, processor = setup.config.data.chat, None if original.images is None else setup.policy.processor
+            ids = encode_prompt(setup.policy.tokenizer, new, chat, room, processor)
         except PromptTooLong:
             events["rewritten prompt too long"] += 1
             return None
         except DataError:  # the policy wrote the name of a control token, or nothing that has tokens
             events["rewriting not usable"] += 1
             return None
-        return Prompt(new, tuple(ids))
+        return Prompt(new, tuple(ids), images=original.images)
