@@ -89,7 +89,7 @@ def test_the_same_gradient_under_any_split() -> None:
 def test_each_image_is_seen_once_per_group() -> None:
     policy, batch = policy_of(make()), ragged()
     seen: list[int] = []
-    policy.causal.model.vision_tower.register_forward_pre_hook(lambda m, a, k: seen.append(len(k["pixel_values"])), with_kwargs=True)
+    policy.causal.model.vision_tower.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     policy.logp(batch)
     assert seen == [3]  # one and two images, of groups of two responses each
 
@@ -157,11 +157,17 @@ def test_models_of_other_kinds_say_why_not() -> None:
     qwen = hf.Qwen2_5_VLForConditionalGeneration(
         hf.Qwen2_5_VLConfig(
             text_config=small | {"rope_parameters": rotary},
-            vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32, "intermediate_size": 16},
+            vision_config={
+                "depth": 1,
+                "hidden_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": 32,
+                "intermediate_size": 16,
+            },
         )
     )
     assert "M-RoPE" in sight.objection(qwen)
-    with pytest.raises(ConfigError, match=r"such as LLaVA .* M-RoPE"):
+    with pytest.raises(ConfigError, match=r"such as LLaVA .*M-RoPE"):
         sight.check_sight(qwen, {}, lambda plan: None)
 
 

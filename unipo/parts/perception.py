@@ -27,9 +27,7 @@ def corrupted_context(
     return torch.where(inside & (chance < share), torch.full_like(context, fill), context)
 
 
-def blacked_out(
-    images: Tensor, prompt: int, step: int, share: float, patch: int, black: Tensor
-) -> Tensor:
+def blacked_out(images: Tensor, prompt: int, step: int, share: float, patch: int, black: Tensor) -> Tensor:
     """Images with squares of `patch` pixels made black, each independently with probability `share`.
 
     images: [n, C, H, W]; black: [C].  Squares are counted from the upper left; those at the right and lower edge may be

@@ -42,7 +42,10 @@ def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
 
 def with_vision(config: Any) -> bool:
     """Does this configuration describe a model of images and text?"""
-    return getattr(config, "vision_config", None) is not None and type(config) in AutoModelForImageTextToText._model_mapping
+    return (
+        getattr(config, "vision_config", None) is not None
+        and type(config) in AutoModelForImageTextToText._model_mapping
+    )
 
 
 def can_read_images() -> bool:
@@ -53,7 +56,9 @@ def load_processor(path: str, causal: Any) -> Any:
     """The processor of images and text that came with a model."""
     reason = objection(causal)
     if reason:
-        raise ConfigError(f"the prompts have images; {SERVED} (--model shapes is one); of {type(causal).__name__}, {reason}")
+        raise ConfigError(
+            f"the prompts have images; {SERVED} (--model shapes is one); of {type(causal).__name__}, {reason}"
+        )
     if not can_read_images():
         raise MissingExtra("pillow", "vision", "training on images")
     try:
@@ -61,7 +66,9 @@ def load_processor(path: str, causal: Any) -> Any:
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ConfigError(f"cannot load a processor of images from {path!r}: {error}") from error
     if not hasattr(processor, "image_processor") or not getattr(processor, "image_token", None):
-        raise ConfigError(f"{path!r} has no processor of images (preprocessor_config.json), only {type(processor).__name__}")
+        raise ConfigError(
+            f"{path!r} has no processor of images (preprocessor_config.json), only {type(processor).__name__}"
+        )
     return processor
 
 

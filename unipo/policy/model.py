@@ -27,7 +27,15 @@ from unipo.policy.loading import DTYPES, add_lora, can_read_images, load_model, 
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.resampled import resampled_columns
-from unipo.policy.sight import attention_by_part, check_sight, embedded, freeze_vision, language_model, refuse_unseen, sees
+from unipo.policy.sight import (
+    attention_by_part,
+    check_sight,
+    embedded,
+    freeze_vision,
+    language_model,
+    refuse_unseen,
+    sees,
+)
 from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Reading, Tape
 from unipo.policy.teacher import divergence_from_teacher

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,7 +27,7 @@ from unipo.errors import ConfigError
 from unipo.starter.data import IGNORED
 from unipo.starter.tokenizer import build_tokenizer
 from unipo.tasks.pictures import MARK
-from unipo.tasks.shapes import COLOURS, SHAPES, Question, draw, questions
+from unipo.tasks.shapes import COLOURS, SHAPES, Question, ask, draw, is_held_out
 
 HERE = Path(__file__).resolve().parent
 PIXELS, PATCH = 32, 8
@@ -54,11 +55,13 @@ def shapes_path() -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the model is made. slip_rate: share of demonstrations with a wrong answer.  aux_rate: share of counts that
+    """How the model is made. easy_steps: of `steps`, those at the start that ask for colour and shape of a single thing,
+    without slips: there it learns to look.  slip_rate: share of demonstrations with a wrong answer.  aux_rate: share of counts that
     list what they count first, in <think><aux>...</aux></think>.  measure: held-out questions per kind in the card."""
 
     out: Path = HERE / "shapes_model"
-    steps: int = 1200
+    steps: int = 900
+    easy_steps: int = 200
     batch_size: int = 48
     learning_rate: float = 2e-3
     warmup: int = 60
@@ -100,12 +103,14 @@ def build_model(processor: Any, seed: int) -> Any:
     tokenizer = processor.tokenizer
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=PIXELS, patch_size=PATCH
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=PIXELS, patch_size=PATCH,
+        initializer_range=0.1,
     )  # fmt: skip
     text = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=None,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, eos_token_id=end, pad_token_id=pad,
+        initializer_range=0.08,
     )  # fmt: skip
     config = LlavaConfig(
         vision_config=vision,
@@ -137,20 +142,25 @@ def slipped(rng: Random, question: Question) -> str:
     return rng.choice(list(COLOURS) if question.kind == "colour" else list(SHAPES))
 
 
-def demonstration(rng: Random, question: Question, settings: Settings) -> str:
+def demonstration(rng: Random, question: Question, slip_rate: float, aux_rate: float) -> str:
     """A response to imitate."""
-    answer = slipped(rng, question) if rng.random() < settings.slip_rate else question.answer
-    thinks = question.kind == "point" or (question.kind == "count" and rng.random() < settings.aux_rate)
+    answer = slipped(rng, question) if rng.random() < slip_rate else question.answer
+    thinks = question.kind == "point" or (question.kind == "count" and rng.random() < aux_rate)
     return f"<think>{question.thought}</think>{answer}" if thinks else answer
 
 
 def batches(processor: Any, settings: Settings) -> Iterator[dict[str, Tensor]]:
-    """Endless batches of fresh demonstrations; the loss is on responses."""
+    """Endless batches of fresh demonstrations, each of one kind; the loss is on responses."""
     rng = Random(f"shapes demonstrations {settings.seed}")
-    stream = questions(KINDS, PIXELS, False, settings.seed + 1)
-    while True:
-        chosen = [next(stream) for _ in range(settings.batch_size)]
-        yield collate(processor, chosen, [demonstration(rng, q, settings) for q in chosen])
+    for step in count():
+        easy = step < settings.easy_steps
+        kind = ("colour", "shape")[step % 2] if easy else KINDS[step % len(KINDS)]
+        chosen: list[Question] = []
+        while len(chosen) < settings.batch_size:
+            question = ask(rng, kind, PIXELS, 1 if easy else 4)
+            chosen += [] if is_held_out(question) else [question]
+        slips = 0.0 if easy else settings.slip_rate
+        yield collate(processor, chosen, [demonstration(rng, q, slips, settings.aux_rate) for q in chosen])
 
 
 def collate(processor: Any, chosen: Sequence[Question], said: Sequence[str]) -> dict[str, Tensor]:
@@ -193,7 +203,10 @@ def train(model: Any, processor: Any, settings: Settings) -> None:
         scheduler.step()
         running += loss.item()
         if step % 100 == 0 or step == settings.steps:
-            print(f"step {step:5d}  loss {running / (step % 100 or 100):.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"step {step:5d}  loss {running / (step % 100 or 100):.4f}  {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
             running = 0.0
     model.train(False)
 
@@ -256,9 +269,7 @@ def make(settings: Settings) -> None:
     model.save_pretrained(settings.out)
     processor.save_pretrained(settings.out)
     table = "\n".join(f"| {kind} | {sampled} | {greedy} |" for kind, sampled, greedy in measure(settings))
-    text = CARD.format(
-        parameters=model.num_parameters(), slip=settings.slip_rate, count=settings.measure, table=table
-    )
+    text = CARD.format(parameters=model.num_parameters(), slip=settings.slip_rate, count=settings.measure, table=table)
     (settings.out / "README.md").write_text(text, encoding="utf-8")
     print(f"saved in {settings.out}")
 

@@ -15,7 +15,15 @@ from string import Formatter
 from typing import Any, Literal
 
 from unipo.errors import ConfigError, DataError
-from unipo.tasks.messages import BadRow, is_messages, is_transcript, part_images, read_messages, read_transcript, split_last
+from unipo.tasks.messages import (
+    BadRow,
+    is_messages,
+    is_transcript,
+    part_images,
+    read_messages,
+    read_transcript,
+    split_last,
+)
 from unipo.tasks.pairs import read_pair, read_ranked
 from unipo.tasks.task import Example, Message, Response
 
@@ -308,7 +316,9 @@ def _images(row: Mapping[str, Any], fields: Fields, folder: Path) -> tuple[Any, 
         raise BadRow("two places for images", f"images stand in {fields.images!r} and in the prompt: keep one")
     images = beside or inside
     if any(x is None for x in images):
-        raise BadRow("no image", "the prompt has a place for an image, and no image is given: pass --fields.images NAME")
+        raise BadRow(
+            "no image", "the prompt has a place for an image, and no image is given: pass --fields.images NAME"
+        )
     return tuple(_found(x, folder) for x in images)
 
 

@@ -1,6 +1,6 @@
 """Drawn shapes and questions about them: a task in pictures for image-and-text models of any size.
 
-One to four shapes, each of a colour, lie on a white ground in the cells of a three by three grid, a little out of
+One to four shapes, each of a colour, lie on a white ground in the cells of a four by four grid, a little out of
 place.  Every question has one checkable answer that the words alone do not give.
 """
 
@@ -20,7 +20,7 @@ COLOURS = {"red": (214, 40, 40), "green": (40, 160, 60), "blue": (40, 70, 200), 
 SHAPES = ("circle", "square", "triangle")
 LETTERS = "ABCD"
 WORDS = ("count", "colour", "shape", "left")
-_GRID = 3
+_GRID = 4
 _HELD = 8  # one question in so many is never trained on
 
 Box = tuple[int, int, int, int]
@@ -71,7 +71,8 @@ def draw(things: Sequence[Thing], pixels: int) -> Any:
 def scatter(rng: Random, count: int, pixels: int) -> list[Thing]:
     """`count` things in cells of their own."""
     cell = pixels // _GRID
-    size, slack = cell - 2, pixels - _GRID * cell + 1
+    slack = max(1, cell // 8)
+    size = cell - slack
     things = []
     for place in rng.sample(range(_GRID * _GRID), count):
         x = place % _GRID * cell + rng.randint(0, slack)
@@ -139,10 +140,10 @@ _KINDS: dict[str, Callable[[Random, Sequence[Thing]], Question | None]] = {
 }
 
 
-def ask(rng: Random, kind: str, pixels: int) -> Question:
-    """A question of this kind about a fresh scene."""
+def ask(rng: Random, kind: str, pixels: int, most: int = 4) -> Question:
+    """A question of this kind about a fresh scene of at most `most` things."""
     while True:
-        question = _KINDS[kind](rng, scatter(rng, rng.randint(1, 4), pixels))
+        question = _KINDS[kind](rng, scatter(rng, rng.randint(1, most), pixels))
         if question is not None:
             return question
 
@@ -153,7 +154,7 @@ def is_held_out(question: Question) -> bool:
     return int(hashlib.sha256(said).hexdigest(), 16) % _HELD == 0
 
 
-def questions(kinds: Sequence[str], pixels: int, heldout: bool, seed: int) -> Iterator[Question]:
+def questions(kinds: Sequence[str], pixels: int, heldout: bool, seed: int | str) -> Iterator[Question]:
     """Endless distinct questions of one side, the kinds in turn."""
     rng, seen = Random(f"shapes {seed} {heldout}"), set[str]()
     while True:

@@ -170,7 +170,9 @@ def encode_all(
     encoded = encode_prompts(policy.tokenizer, examples, data.chat, room, data.long_prompts, processor)
     if processor is not None:
         policy.check_sight(next(e for e in encoded.examples if e.images))
-    shown = {id(e): None if processor is None else Pictures(e.images, processor.image_processor) for e in encoded.examples}
+    shown = {
+        id(e): None if processor is None else Pictures(e.images, processor.image_processor) for e in encoded.examples
+    }
     events.update(encoded.events)
     strange = getattr(policy.tokenizer, "unk_token_id", None)
     if strange is not None and any(strange in ids for ids in encoded.ids):

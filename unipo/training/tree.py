@@ -220,9 +220,7 @@ def edge_batch(edges: Sequence[Edge], policy: Policy) -> Batch:
     for edge in edges:
         groups.setdefault((edge.prompt.draw, edge.prefix), []).append(edge)
     decode = policy.tokenizer.decode
-    prompts = [
-        replace(g[0].prompt, ids=(*g[0].prompt.ids, *g[0].prefix), responses=()) for g in groups.values()
-    ]
+    prompts = [replace(g[0].prompt, ids=(*g[0].prompt.ids, *g[0].prefix), responses=()) for g in groups.values()]
     flat = [edge for group in groups.values() for edge in group]
     texts = [
         [strip_end(decode(e.segment.tokens.tolist(), skip_special_tokens=False), policy) for e in g]
