@@ -188,7 +188,7 @@ def test_the_check_against_the_models_own_forward() -> None:
 
 
 def test_attention_in_both_directions_is_refused_by_numbers() -> None:
-    text = {k: v for k, v in SMALL.items()} | {"sliding_window": 64, "layer_types": ["full_attention"] * 2}
+    text = SMALL | {"sliding_window": 64, "layer_types": ["full_attention"] * 2}
     model = hf.Gemma3ForConditionalGeneration(
         hf.Gemma3Config(
             text_config=hf.Gemma3TextConfig(**text),
@@ -218,7 +218,7 @@ def test_images_travel_with_their_prompts(tmp_path: Any) -> None:
         assert len(other.images) == 3
         assert all(torch.equal(a, b) for a, b in zip(other.images, batch.images, strict=True))
     assert [len(x) for x in batch.take_sequences([5]).images] == [2]
-    assert [len(x) for p in batch.split_by_tokens(12) for x in p.images][0] == 1
+    assert next(len(x) for p in batch.split_by_tokens(12) for x in p.images) == 1
 
 
 def test_a_batch_without_images_saves_as_before(tmp_path: Any) -> None:

@@ -29,8 +29,8 @@ from unipo.policy.attention import packed_attention, pieces_backward, pieces_for
 from unipo.policy.family import Unfit, check_body, check_layer, linears
 from unipo.policy.norm import inverse_rms, norm_eps, normalise, normalise_backward
 from unipo.policy.packing import Plan, make_plan
-from unipo.policy.sight import language_model
 from unipo.policy.products import forward_product, input_gradient, weight_gradient
+from unipo.policy.sight import language_model
 from unipo.policy.tape import LayerRows, Reading
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
