@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 
 from tests.training.conftest import metrics, quick, weights
-from tests.training.test_resume import assert_same_run
+from tests.training.test_resume import RICHER, assert_same_run
 from unipo.errors import ConfigError, DataError
 from unipo.policy.model import load_policy
 from unipo.policy.spec import PolicySpec
@@ -87,14 +87,19 @@ def test_methods_made_for_images_train_on_them(method: str, tmp_path: Path) -> N
 
 
 # Sources and parts that make requests or prompts of their own.
-OTHERS = ["spo-segment", "spo-tree", "ppo", "cepo", "async-decoupled-ppo", "t-ppo"]
+OTHERS = ["spo-segment", "spo-tree", "ppo", "cepo", "async-decoupled-ppo", "t-ppo", "clpo"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", OTHERS)
 def test_other_sources_carry_the_images_too(method: str, tmp_path: Path) -> None:
-    run(tmp_path / "run", method, 2)
+    run(tmp_path / "run", method, 2, **RICHER.get(method, {}))
     assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_a_part_that_writes_into_prompts_refuses_those_with_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot yet do so where a prompt has images"):
+        run(tmp_path / "run", "sdpo", 1, **{"prompts": 8})
 
 
 def rows(folder: Path, count: int = 12) -> str:

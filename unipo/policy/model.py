@@ -40,7 +40,7 @@ from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Reading, Tape
 from unipo.policy.teacher import divergence_from_teacher
 from unipo.tasks.chat import Chat, control_tokens, encode_prompt
-from unipo.tasks.pictures import black, inputs_of, open_picture
+from unipo.tasks.pictures import MARK, black, inputs_of, open_picture
 from unipo.tasks.task import Example
 
 # Hidden size from which a tape pays. Per token a layer's products grow with its square, what is kept only linearly;
@@ -196,7 +196,11 @@ class Policy:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt(self, prompt: Any, chat: Chat = "auto") -> list[int]:
-        """Token ids of a prompt, text or messages, ready to be continued."""
+        """Token ids of a prompt in words, text or messages, ready to be continued."""
+        if sees(self.causal) and MARK in str(prompt):
+            raise DataError(
+                "a part of this method puts words of its own into prompts, and cannot yet do so where a prompt has images"
+            )
         return encode_prompt(self.tokenizer, prompt, chat)
 
     def text(self, tokens: Sequence[int]) -> str:
