@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ def make(text: str = "llama", tower: str = "clip", seed: int = 0, layer: int | l
     torch.manual_seed(seed)
     eye, strategy = TOWERS[tower]
     config = hf.LlavaConfig(
-        vision_config=eye,
-        text_config=TEXTS[text],
+        vision_config=copy.deepcopy(eye),
+        text_config=copy.deepcopy(TEXTS[text]),
         image_token_index=IMAGE,
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,

@@ -174,3 +174,12 @@ def test_the_shipped_model_sees_and_leaves_room() -> None:
     assert task.reward is not None
     found = sampled_accuracy(policy, LocalEngine(policy), task.reward, prompts, Sampling(max_tokens=12))
     assert 0.45 < found.accuracy < 0.95
+
+
+@pytest.mark.slow
+def test_adapters_train_on_images(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    run(tmp_path / "run", "grpo", 2, **{"policy.lora": {"rank": 4, "alpha": 8}, "policy.vision": "frozen"})
+    stored = weights(tmp_path / "run", 2)
+    assert any("language_model" in name and "lora_B" in name and bool(w.any()) for name, w in stored.items())
+    assert not any("vision_tower" in name and "lora_B" in name and bool(w.any()) for name, w in stored.items())
