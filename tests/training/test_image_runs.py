@@ -99,7 +99,7 @@ def test_other_sources_carry_the_images_too(method: str, tmp_path: Path) -> None
 
 def test_a_part_that_writes_into_prompts_refuses_those_with_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot yet do so where a prompt has images"):
-        run(tmp_path / "run", "sdpo", 1, **{"prompts": 8})
+        run(tmp_path / "run", "sdpo", 1, prompts=8)
 
 
 def rows(folder: Path, count: int = 12) -> str:

@@ -232,7 +232,6 @@ Mean score on {count} held-out questions of each kind, one response each, with a
 def measure(settings: Settings) -> list[tuple[str, str, str]]:
     """(kind, sampled, greedy) scores of the saved model on held-out questions."""
     from unipo.evaluate.heldout import sampled_accuracy
-    from unipo.method import Method
     from unipo.policy.model import load_policy
     from unipo.policy.spec import PolicySpec
     from unipo.registry import get_method
@@ -243,7 +242,6 @@ def measure(settings: Settings) -> list[tuple[str, str, str]]:
     from unipo.training.setup import encode_all
 
     policy, method = load_policy(PolicySpec(model=str(settings.out))), get_method("grpo")
-    assert isinstance(method, Method)
     rows = []
     for kind in dict.fromkeys(KINDS):
         task = shapes_task(size=0, heldout=settings.measure, kind=kind)
