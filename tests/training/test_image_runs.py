@@ -17,6 +17,7 @@ import transformers as hf
 from tests.training.conftest import metrics, quick, weights
 from tests.training.test_resume import RICHER, assert_same_run
 from unipo.errors import ConfigError, DataError
+from unipo.parts.perception import CorruptedContext
 from unipo.policy.model import load_policy
 from unipo.policy.spec import PolicySpec
 from unipo.registry import get_method
@@ -144,9 +145,14 @@ def test_the_batch_of_a_run_has_the_images_of_its_prompts() -> None:
     assert batch is not None
     assert len(batch.images) == 3
     assert all(x.shape == (1, 3, 32, 32) for x in batch.images)
-    assert bool(batch.corrupted.all())
-    assert bool((batch.corrupted_logp != batch.behaviour_logp).any())
-    assert trainer.scorer.passes >= 2  # the reference and the masked images
+    assert trainer.scorer.passes == 2  # the reference and the masked images
+    columns = CorruptedContext()(batch, trainer.scorer)
+    assert bool(columns["corrupted"].all())
+    again = CorruptedContext()(batch, trainer.scorer)
+    assert torch.equal(columns["corrupted_logp"], again["corrupted_logp"])
+    untouched = CorruptedContext(share=0.0)(batch, trainer.scorer)["corrupted_logp"]
+    assert torch.equal(untouched, trainer.scorer.logp(batch))
+    assert float((columns["corrupted_logp"] - untouched).abs().max()) > 1e-3
 
 
 def test_what_cannot_work_is_said_before_training(tmp_path: Path) -> None:
