@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,27 @@ def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
         raise ConfigError(f"{path} holds no weights (*.safetensors); it contains: {_listing(folder)}")
     if not folder.exists() and path.count("/") != 1:
         raise ConfigError(f"model {path!r} is neither a directory nor a Hugging Face id (organisation/name)")
+    try:
+        with no_progress_bar():
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            kind: Any = AutoModelForCausalLM if not with_vision(config) else AutoModelForImageTextToText
+            load: Any = kind.from_pretrained
+            model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Have `transformers` draw none."""
     before = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        kind: Any = AutoModelForCausalLM if not with_vision(config) else AutoModelForImageTextToText
-        load: Any = kind.from_pretrained
-        model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
+        yield
     finally:
         if before:
             hf_logging.enable_progress_bar()
-    return model.to(device)  # type: ignore[no-any-return]
 
 
 def with_vision(config: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from unipo.errors import CheckpointError
+from unipo.policy.loading import no_progress_bar
 from unipo.policy.model import Policy
 from unipo.policy.sight import sees
 
@@ -41,7 +42,8 @@ def load_weights(policy: Policy, folder: Path) -> None:
 def _take_over(causal: Any, folder: Path) -> None:
     """Weights of an image-and-text model, which `transformers` stores under other names than they have in memory."""
     load: Any = type(causal).from_pretrained
-    model, told = load(folder, dtype=next(causal.parameters()).dtype, output_loading_info=True)
+    with no_progress_bar():
+        model, told = load(folder, dtype=next(causal.parameters()).dtype, output_loading_info=True)
     _refuse(folder, sorted(told["missing_keys"]), sorted(told["unexpected_keys"]))
     causal.load_state_dict(model.state_dict())
 
