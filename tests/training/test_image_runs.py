@@ -178,7 +178,7 @@ def test_the_shipped_model_sees_and_leaves_room() -> None:
     prompts = encode_all(policy, task.heldout, DataConfig(), 100, get_method("grpo"), Counter())
     assert task.reward is not None
     found = sampled_accuracy(policy, LocalEngine(policy), task.reward, prompts, Sampling(max_tokens=12))
-    assert 0.45 < found.accuracy < 0.95
+    assert 0.4 < found.accuracy < 0.9
 
 
 @pytest.mark.slow

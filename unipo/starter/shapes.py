@@ -60,7 +60,7 @@ class Settings:
     list what they count first, in <think><aux>...</aux></think>.  measure: held-out questions per kind in the card."""
 
     out: Path = HERE / "shapes_model"
-    steps: int = 900
+    steps: int = 700
     easy_steps: int = 200
     batch_size: int = 48
     learning_rate: float = 2e-3
@@ -70,7 +70,7 @@ class Settings:
     aux_rate: float = 0.3
     seed: int = 0
     threads: int = 1
-    measure: int = 200
+    measure: int = 100
 
 
 def build_processor() -> Any:
