@@ -168,6 +168,8 @@ def encode_all(
         return ()
     processor = policy.processor if any(e.images for e in examples) else None
     encoded = encode_prompts(policy.tokenizer, examples, data.chat, room, data.long_prompts, processor)
+    if processor is not None and policy_kind(method.source) is not Policy:
+        raise ConfigError(f"{method.name} feeds continuous tokens, which cannot yet follow prompts with images")
     if processor is not None:
         policy.check_sight(next(e for e in encoded.examples if e.images))
     shown = {
