@@ -22,6 +22,7 @@ from unipo.tasks.dataset import Heldout, dataset_task, prompt_key  # noqa: E402
 from unipo.tasks.fields import Fields, to_examples  # noqa: E402
 from unipo.tasks.pictures import Pictures, black, marked, open_picture, picture_key  # noqa: E402
 from unipo.tasks.task import Example  # noqa: E402
+from unipo.training.prompts import Prompt  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,8 @@ def test_prompts_with_and_without_images_side_by_side(processor: Any, red: Any) 
     examples = [Example("how many?", images=(red,)), Example("how many?", id=1)]
     encoded = encode_prompts(processor.tokenizer, examples, processor=processor)
     assert [processor.image_token_id in ids for ids in encoded.ids] == [True, False]
-    assert encoded.examples[0].prompt == "<image>how many?"
+    assert encoded.examples[0] is examples[0]
+    assert Prompt(examples[0], ()).said == "<image>how many?"
     assert prompt_key("how many?", (red,)) != prompt_key("how many?")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unipo.errors import ConfigError, DataError
@@ -93,7 +93,7 @@ def encode_prompt(
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """examples (with a mark for each image in the prompt) and ids, in step; events: how many prompts were skipped as "prompt too long"."""
+    """examples and ids, in step; events: how many prompts were skipped as "prompt too long"."""
 
     examples: tuple[Example, ...]
     ids: tuple[list[int], ...]
@@ -116,8 +116,6 @@ def encode_prompts(
     events: Counter[str] = Counter()
     for example in examples:
         try:
-            if example.images:
-                example = replace(example, prompt=marked(example.prompt, len(example.images)))
             kept.append((example, encode_prompt(tokenizer, example, chat, max_tokens, processor)))
         except PromptTooLong as error:
             if on_too_long == "stop":

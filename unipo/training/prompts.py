@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unipo.errors import ConfigError, DataError
 from unipo.parts.curriculum import Curriculum
-from unipo.tasks.pictures import Pictures
-from unipo.tasks.task import Example
+from unipo.tasks.pictures import Pictures, marked
+from unipo.tasks.task import Example, Message
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Prompt:
     draw: int = 0
     steps: tuple[tuple[tuple[int, float], ...], ...] = ()
     images: Pictures | None = None
+
+    @property
+    def said(self) -> str | Sequence[Message]:
+        """The prompt in words, with a mark for each of its images."""
+        images = self.example.images
+        return marked(self.example.prompt, len(images)) if images else self.example.prompt
 
     @property
     def pixels(self) -> Tensor | None:

@@ -12,7 +12,7 @@ from unipo.errors import ConfigError, DataError
 from unipo.parts.curriculum import Rewrites
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.tasks.chat import PromptTooLong, as_messages, encode_prompt
-from unipo.tasks.pictures import MARK, marked
+from unipo.tasks.pictures import MARK
 from unipo.tasks.task import Example, Message
 from unipo.training.collect import Rewritten
 from unipo.training.prompts import Prompt, PromptStream
@@ -126,5 +126,4 @@ class PolicyRewriter:
         except DataError:  # the policy wrote the name of a control token, or nothing that has tokens
             events["rewriting not usable"] += 1
             return None
-        new = replace(new, prompt=marked(new.prompt, len(new.images))) if new.images else new
         return Prompt(new, tuple(ids), images=original.images)

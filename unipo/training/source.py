@@ -228,7 +228,7 @@ def rollout_batch(
         truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
         sample_id=torch.tensor(ids, dtype=torch.int64),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
-        prompt=[p.example.prompt for p in prompts],
+        prompt=[p.said for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[t for g in texts for t in g],
@@ -300,7 +300,7 @@ def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
             [p.draw * 1_000_000 + j for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
         ),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
-        prompt=[p.example.prompt for p in prompts],
+        prompt=[p.said for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[p.example.responses[j].text for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))],
