@@ -21,6 +21,7 @@ from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
 
 Value = Tensor | list[Any]
+NO_IMAGES = torch.zeros(0, 3, 1, 1)  # a prompt in words, in a batch where others have images
 
 
 def _level_of(name: str, level: str | None, levels: Mapping[str, str]) -> str:
@@ -153,11 +154,13 @@ class Batch:
 
     # -- moving and storing --------------------------------------------------------------------
     def to(self, device: torch.device | str) -> Batch:
-        columns = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.columns.items()}
+        columns = {k: _moved(v, device) for k, v in self.columns.items()}
         return replace(self, layout=self.layout.to(device), columns=columns)
 
     def save(self, path: str | Path) -> None:
         """Write tensors, objects and states to one safetensors file (the last two as JSON in its metadata).
+
+        A column that holds one tensor per row becomes as many tensors.
 
         Raises DataError for an object or state that JSON cannot hold; tuples come back as lists.
         """
@@ -165,11 +168,14 @@ class Batch:
 
         # Cloned because one tensor may stand in two columns, and safetensors refuses shared memory.
         tensors = {k: v.detach().clone().contiguous() for k, v in self.columns.items() if isinstance(v, Tensor)}
-        objects = {k: v for k, v in self.columns.items() if not isinstance(v, Tensor)}
+        piles = {k: v for k, v in self.columns.items() if _is_pile(v)}
+        tensors |= {f"pile.{k}.{i}": x.detach().clone().contiguous() for k, v in piles.items() for i, x in enumerate(v)}
+        objects = {k: v for k, v in self.columns.items() if not isinstance(v, Tensor) and k not in piles}
         tensors |= {f"layout.{name}": getattr(self.layout, name).clone().contiguous() for name in _LAYOUT}
         states = {key: dict(state) for key, state in self.states.items()}
         meta = {"levels": dict(self.levels), "step": self.step, "total_steps": self.total_steps}
         meta["sampled_reward"] = self.sampled_reward
+        meta["piles"] = {k: len(v) for k, v in piles.items()}
         for name, value in (*objects.items(), ("states", states)):
             try:
                 json.dumps(value)
@@ -189,7 +195,8 @@ class Batch:
                 raise DataError(f"{path} is not a batch written by Batch.save")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
         layout = Layout(*(tensors.pop(f"layout.{name}") for name in _LAYOUT))
-        columns = tensors | meta["objects"]
+        piles = {k: [tensors.pop(f"pile.{k}.{i}") for i in range(n)] for k, n in meta.get("piles", {}).items()}
+        columns = tensors | piles | meta["objects"]
         said = {k: meta.get(k) for k in ("levels", "step", "total_steps", "states", "sampled_reward")}
         return Batch(layout, columns, **said)
 
@@ -221,6 +228,17 @@ def _spans(starts: Tensor, lengths: Tensor) -> Tensor:
 
 def _take(value: Value, rows: Tensor) -> Value:
     return value[rows] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()]
+
+
+def _is_pile(value: Value) -> bool:
+    """Is this a column of one tensor per row, of sizes of their own?"""
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(x, Tensor) for x in value)
+
+
+def _moved(value: Value, device: torch.device | str) -> Value:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return [x.to(device) for x in value] if _is_pile(value) else value
 
 
 def _plan_pieces(layout: Layout, budget: int, whole_groups: bool) -> list[list[int]]:

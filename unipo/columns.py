@@ -46,6 +46,13 @@ COLUMNS: dict[str, Column] = _columns(
     ("demonstration", "sequence", "source", "bool: came with the data, beside sampled ones; unscored, but learnt from"),
     ("prompt_id", "prompt", "source", "int: row of the data this prompt came from"),
     ("preference", "sequence", "source", "rank inside the group: higher is preferred (chosen 1, rejected 0)"),
+    (
+        "images",
+        "prompt",
+        "source",
+        "pixels of the prompt's images, [n, C, H, W] each, as the processor made them",
+        "object",
+    ),
     ("prompt", "prompt", "source", "the prompt as text or chat messages", "object"),
     ("solution", "prompt", "source", "a worked solution that came with the data, as text, or None", "object"),
     ("parent_reward", "sequence", "source", "expected reward where this segment of a tree begins"),

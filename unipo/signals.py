@@ -102,7 +102,8 @@ def with_contexts(batch: Batch, contexts: Sequence[Tensor]) -> Batch:
         Layout(layout.seq_lengths, layout.group_sizes, lengths), step=batch.step, total_steps=batch.total_steps
     )
     context = torch.cat(list(contexts)) if contexts else batch.context
-    return edited.with_columns(context=context, tokens=batch.tokens, trainable=batch.trainable)
+    edited = edited.with_columns(context=context, tokens=batch.tokens, trainable=batch.trainable)
+    return edited.with_columns(None, images=batch.images) if batch.has("images") else edited
 
 
 def with_evidence(batch: Batch, evidence: list[list[int]]) -> Batch:

@@ -9,10 +9,18 @@ import torch
 
 from tests.methods.bigram import Bigram
 from tests.parts.by_hand import batch_of, value_and_gradient
-from unipo.batch import Batch
+from unipo.batch import NO_IMAGES, Batch
 from unipo.errors import ConfigError
 from unipo.layout import Layout
-from unipo.parts.perception import CorruptedContext, Perception, SampledEntropy, corrupted_context, perception_kl, spans
+from unipo.parts.perception import (
+    CorruptedContext,
+    Perception,
+    SampledEntropy,
+    blacked_out,
+    corrupted_context,
+    perception_kl,
+    spans,
+)
 from unipo.registry import get_method
 
 
@@ -143,3 +151,55 @@ def test_settings_that_cannot_be_meant_are_refused(bad: dict[str, object]) -> No
         CorruptedContext(**bad)  # type: ignore[arg-type]
     with pytest.raises(ConfigError):
         Perception(gamma=-1.0)
+
+
+# -- images ----------------------------------------------------------------------------------------
+class Looking(Spelled):
+    """A scorer with a black of its own in every channel."""
+
+    def black(self) -> torch.Tensor:
+        return torch.tensor([-1.0, -2.0, -3.0])
+
+
+def shown() -> Batch:
+    g = torch.Generator().manual_seed(0)
+    return prompts().with_columns(None, images=[torch.rand(2, 3, 32, 20, generator=g), NO_IMAGES])
+
+
+def test_squares_are_black_or_untouched_and_a_group_shares_the_draw() -> None:
+    images, black = torch.rand(2, 3, 32, 20), torch.tensor([-1.0, -2.0, -3.0])
+    out = blacked_out(images, 7, 3, 0.6, 14, black)
+    for n in range(2):
+        for y in range(0, 32, 14):
+            for x in range(0, 20, 14):
+                here = out[n, :, y : y + 14, x : x + 14]
+                dark = torch.equal(here, black[:, None, None].expand_as(here))
+                assert dark or torch.equal(here, images[n, :, y : y + 14, x : x + 14])
+    assert torch.equal(out, blacked_out(images, 7, 3, 0.6, 14, black))
+    assert not torch.equal(out, blacked_out(images, 7, 4, 0.6, 14, black))
+    assert not torch.equal(out, blacked_out(images, 8, 3, 0.6, 14, black))
+    assert torch.equal(blacked_out(images, 7, 3, 0.0, 14, black), images)
+    assert torch.equal(blacked_out(images, 7, 3, 1.0, 14, black), black[None, :, None, None].expand_as(images))
+
+
+def test_squares_are_hidden_at_the_stated_rate_and_independently() -> None:
+    images = torch.ones(1, 1, 200, 200)
+    hidden = torch.cat([blacked_out(images, p, 1, 0.6, 4, torch.zeros(1))[:, 0, ::4, ::4] == 0 for p in range(4)])
+    assert abs(float(hidden.double().mean()) - 0.6) < 0.02
+    neighbours = (hidden[:, :, 1:] & hidden[:, :, :-1]).double().mean()
+    assert abs(float(neighbours) - 0.36) < 0.02
+
+
+def test_with_images_the_text_stays_and_prompts_without_one_are_skipped() -> None:
+    batch, scorer = shown(), Looking(0)
+    columns = CorruptedContext(share=1.0)(batch, scorer)
+    assert columns["corrupted"].tolist() == [True] * 5 + [False] * 4
+    calls = len(scorer.calls)
+    (_, edited) = scorer.calls[-1]
+    assert edited.layout.n_prompts == 1
+    assert torch.equal(edited.context, batch.context[: len(edited.context)])
+    assert torch.equal(edited.images[0], scorer.black()[None, :, None, None].expand_as(batch.images[0]))
+    assert bool((columns["corrupted_logp"][5:] == 0).all())
+    alone = batch.take_prompts([1])
+    assert not bool(CorruptedContext()(alone, scorer)["corrupted"].any())
+    assert len(scorer.calls) == calls, "nothing to look at costs no pass"

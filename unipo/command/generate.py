@@ -80,7 +80,8 @@ def run(argv: Sequence[str]) -> int:
     engine = LocalEngine(policy)
     for start in range(0, len(prompts), AT_ONCE):
         chosen = prompts[start : start + AT_ONCE]
-        requests = [Request(p.ids, options.n, options.seed * 1_000_003 + start + i) for i, p in enumerate(chosen)]
+        seed = options.seed * 1_000_003 + start
+        requests = [Request(p.ids, options.n, seed + i, images=p.pixels) for i, p in enumerate(chosen)]
         for prompt, group in zip(chosen, engine.generate(requests, sampling), strict=True):
             _print(policy, prompt, group, options.json, len(prompts) > 1)
     return 0

@@ -34,7 +34,7 @@ def sampled_accuracy(
     """Mean score over held-out prompts, with the same seeds at every evaluation. Unscorable responses count 0."""
     ranks = ranks or Ranks()
     mine = ranks.share([1] * len(prompts))[ranks.rank]
-    requests = [Request(prompts[i].ids, samples, EVAL_SEED + i) for i in mine]
+    requests = [Request(prompts[i].ids, samples, EVAL_SEED + i, images=prompts[i].pixels) for i in mine]
     groups = engine.generate(requests, sampling, progress) if requests else []
     own = score_groups(policy, reward, [prompts[i] for i in mine], groups) if requests else None
     scores: list[list[float]] = [[] for _ in prompts]

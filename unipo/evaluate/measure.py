@@ -73,7 +73,7 @@ def measure(
     place = {id(e): i for i, e in enumerate(examples)}
     places = [place[id(p.example)] for p in prompts]
     groups = LocalEngine(policy).generate(
-        [Request(p.ids, k, seed + i) for p, i in zip(prompts, places, strict=True)], sampling
+        [Request(p.ids, k, seed + i, images=p.pixels) for p, i in zip(prompts, places, strict=True)], sampling
     )
     scored = score_groups(policy, reward, prompts, groups)
     return [

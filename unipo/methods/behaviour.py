@@ -111,7 +111,7 @@ aepo_infigui = register(
             "The method is its reward, --data.reward exploration: 1 + 1/sqrt(N k) on a hit, 1 - 1/N on a miss, -1 "
             "without the form or with three points on a line.",
             "The right box is the data row's field bbox, or a JSON list as the answer.",
-            "Screenshots as prompts are not built; a text description in their place works.",
+            "Screenshots are images of the prompt (see docs/images.md); a text description in their place works too.",
             "The authors drop training items that are too easy beforehand.",
         ),
         doubts=("The average over tokens is their framework's default; the paper does not name it.",),

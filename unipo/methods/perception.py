@@ -11,8 +11,8 @@ from unipo.registry import register
 
 PAPER = Paper("Perception-Aware Policy Optimization for Multimodal Reasoning", "2507.06448", "MikeWangWZHL/PAPO")
 NOTES = (
-    "Text form: tokens of the prompt are replaced where the paper blacks out patches of the image.",
-    "What may be destroyed is the whole prompt, or what stands between two markers (regularisers.N.context.opening).",
+    "Prompts with images: squares of 14 pixels are blacked out, one draw per prompt; prompts without one are skipped.",
+    "Data without images: tokens of the prompt are replaced. What may be destroyed is the whole prompt, or what stands between two markers (regularisers.N.context.opening).",
     "One extra pass without gradient, by the policy that sampled, over prompts with something to destroy.",
     "Groups without variance still receive the perception gradient.",
     "The released double entropy loss has a second half without gradient, which is left out.",

@@ -114,6 +114,10 @@ class Scorer(Protocol):
         """What tokens say, without special tokens and without their names."""
         ...
 
+    def black(self) -> Tensor:
+        """[C] what a black pixel is in the batch's column `images`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Signal(Part):

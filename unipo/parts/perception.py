@@ -27,6 +27,22 @@ def corrupted_context(
     return torch.where(inside & (chance < share), torch.full_like(context, fill), context)
 
 
+def blacked_out(images: Tensor, prompt: int, step: int, share: float, patch: int, black: Tensor) -> Tensor:
+    """Images with squares of `patch` pixels made black, each independently with probability `share`.
+
+    images: [n, C, H, W]; black: [C].  Squares are counted from the upper left; those at the right and lower edge may be
+    narrower.  The draw depends on prompt, step and the square's number alone.  Returns a new tensor.
+    Source: PAPO (arXiv 2507.06448); MikeWangWZHL/PAPO: papo_utils.py (random_patch_blackening).
+    """
+    n, _, height, width = images.shape
+    rows, columns = -(-height // patch), -(-width // patch)
+    seed = mix(mix(torch.tensor(prompt)) + step).expand(n * rows * columns)
+    chance = uniform(seed, torch.arange(n * rows * columns)).view(n, 1, rows, columns)
+    hidden = (chance < share).to(images.device)
+    hidden = hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[:, :, :height, :width]
+    return torch.where(hidden, black.to(images)[None, :, None, None], images)
+
+
 def spans(context: list[int], opening: list[int], closing: list[int]) -> list[bool]:
     """Which positions lie between a marker and the next other one. An unclosed span runs to the end."""
     found, at, inside = [False] * len(context), 0, False
@@ -44,11 +60,15 @@ def spans(context: list[int], opening: list[int], closing: list[int]) -> list[bo
 class CorruptedContext(Signal):
     """Log-probs of the same responses after the same prompt with part of it destroyed.
 
-    share: probability with which each token is replaced.  fill: text whose first token replaces it.  opening, closing:
-    texts around what may be destroyed (a passage, a picture in words, a tool's output); without them, the whole prompt.
+    Where prompts come with images (`images`), squares of the images are blacked out and the text stays; a prompt without
+    an image is skipped.  Otherwise tokens of the prompt are replaced.
+    share: probability with which each square or token is destroyed.  patch: side of a square, in pixels as the model is
+    shown them.  fill: text whose first token replaces a token.  opening, closing: texts around what may be destroyed (a
+    passage, a picture in words, a tool's output); without them, the whole prompt.
     Columns: `corrupted_logp` and `corrupted` (bool: something of this token's prompt could be destroyed; the others are
     not scored and take no part).  One pass without gradient by the policy that sampled, one draw per prompt and step.
-    Source: PAPO (arXiv 2507.06448), MikeWangWZHL/PAPO, which blacks out 14x14-pixel patches of the image instead.
+    Source: PAPO (arXiv 2507.06448), MikeWangWZHL/PAPO.  The code blacks out before the processor scales an image to the
+    model's size, this after it: the same where nothing is scaled.
     """
 
     source = "PAPO (arXiv 2507.06448), sec. 3; MikeWangWZHL/PAPO"
@@ -57,10 +77,13 @@ class CorruptedContext(Signal):
     fill: str = " "
     opening: str = ""
     closing: str = ""
+    patch: int = 14
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1 or bool(self.opening) != bool(self.closing):
-            raise ConfigError(f"CorruptedContext: 0 <= share <= 1, opening and closing both or neither; got {self}")
+        if not 0 <= self.share <= 1 or bool(self.opening) != bool(self.closing) or self.patch < 1:
+            raise ConfigError(
+                f"CorruptedContext: 0 <= share <= 1, patch >= 1, opening and closing both or neither; got {self}"
+            )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -77,6 +100,26 @@ class CorruptedContext(Signal):
         return torch.tensor(found, dtype=torch.bool, device=batch.context.device)
 
     def __call__(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        return self._unseen(batch, scorer) if batch.has("images") else self._unread(batch, scorer)
+
+    def _unseen(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        """With squares of the images blacked out."""
+        layout = batch.layout
+        usable = torch.tensor([len(x) > 0 for x in batch.images], dtype=torch.bool, device=layout.device)
+        corrupted = layout.to_tokens(layout.to_sequences(usable))
+        logp = torch.zeros(layout.n_tokens, device=batch.tokens.device)
+        if bool(usable.any()):
+            chosen = batch.take_prompts(usable)
+            black = scorer.black()
+            pairs = zip(chosen.images, chosen.prompt_id.tolist(), strict=True)
+            images = [blacked_out(x, p, batch.step, self.share, self.patch, black) for x, p in pairs]
+            found = scorer.logp(chosen.with_columns(None, images=images), "policy")
+            logp = logp.to(found.dtype)
+            logp[corrupted] = found
+        return {"corrupted_logp": logp, "corrupted": corrupted}
+
+    def _unread(self, batch: Batch, scorer: Scorer) -> dict[str, Tensor]:
+        """With tokens of the prompt replaced."""
         layout = batch.layout
         fill = scorer.encode(self.fill)
         if not fill:
@@ -102,7 +145,10 @@ class CorruptedContext(Signal):
 
     def formula(self) -> str:
         where = f"between {self.opening!r} and {self.closing!r}" if self.opening else "of the prompt"
-        return f"la = log pi_old(y_t | x', y_<t), x': each token {where} replaced with probability {self.share:g}"
+        return (
+            f"la = log pi_old(y_t | x', y_<t), x': each token {where} replaced (of images: each {self.patch}x{self.patch} "
+            f"square blacked out) with probability {self.share:g}"
+        )
 
 
 def perception_kl(logp: Tensor, corrupted_logp: Tensor, mask: Tensor, limit: float) -> Tensor:

@@ -30,6 +30,7 @@ from unipo.policy.family import Unfit, check_body, check_layer, linears
 from unipo.policy.norm import inverse_rms, norm_eps, normalise, normalise_backward
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.products import forward_product, input_gradient, weight_gradient
+from unipo.policy.sight import language_model
 from unipo.policy.tape import LayerRows, Reading
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -421,7 +422,7 @@ def _checked_shape(layer: Any, body: Any, plan: Plan) -> LayerShape:
 
 def install(causal: Any) -> str:
     """Put the function into every decoder layer. Returns '' or why the model keeps its own layers."""
-    body = causal.base_model
+    body = language_model(causal)
     if next(causal.parameters()).device.type != "cpu":
         return "the hand-written layer is for CPUs"
     try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers import logging as hf_logging
 
 from unipo.errors import ConfigError, MissingExtra
+from unipo.policy.sight import SERVED, objection
 from unipo.policy.spec import LoraSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -23,18 +27,59 @@ def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
         raise ConfigError(f"{path} holds no weights (*.safetensors); it contains: {_listing(folder)}")
     if not folder.exists() and path.count("/") != 1:
         raise ConfigError(f"model {path!r} is neither a directory nor a Hugging Face id (organisation/name)")
+    try:
+        with no_progress_bar():
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            kind: Any = AutoModelForCausalLM if not with_vision(config) else AutoModelForImageTextToText
+            load: Any = kind.from_pretrained
+            model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Have `transformers` draw none."""
     before = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model: Any = load(path, config=config, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
+        yield
     finally:
         if before:
             hf_logging.enable_progress_bar()
-    return model.to(device)  # type: ignore[no-any-return]
+
+
+def with_vision(config: Any) -> bool:
+    """Does this configuration describe a model of images and text?"""
+    return (
+        getattr(config, "vision_config", None) is not None
+        and type(config) in AutoModelForImageTextToText._model_mapping
+    )
+
+
+def can_read_images() -> bool:
+    return importlib.util.find_spec("PIL") is not None
+
+
+def load_processor(path: str, causal: Any) -> Any:
+    """The processor of images and text that came with a model."""
+    reason = objection(causal)
+    if reason:
+        raise ConfigError(
+            f"the prompts have images; {SERVED} (--model shapes is one); of {type(causal).__name__}, {reason}"
+        )
+    if not can_read_images():
+        raise MissingExtra("pillow", "vision", "training on images")
+    try:
+        processor: Any = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(f"cannot load a processor of images from {path!r}: {error}") from error
+    if not hasattr(processor, "image_processor") or not getattr(processor, "image_token", None):
+        raise ConfigError(
+            f"{path!r} has no processor of images (preprocessor_config.json), only {type(processor).__name__}"
+        )
+    return processor
 
 
 def _listing(folder: Path) -> str:

@@ -23,14 +23,25 @@ from unipo.parts.part import Divergence, Measure, Resampled
 from unipo.policy import attention, layer
 from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
-from unipo.policy.loading import DTYPES, add_lora, load_model
+from unipo.policy.loading import DTYPES, add_lora, can_read_images, load_model, load_processor
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.resampled import resampled_columns
+from unipo.policy.sight import (
+    attention_by_part,
+    check_sight,
+    embedded,
+    freeze_vision,
+    language_model,
+    refuse_unseen,
+    sees,
+)
 from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Reading, Tape
 from unipo.policy.teacher import divergence_from_teacher
 from unipo.tasks.chat import Chat, control_tokens, encode_prompt
+from unipo.tasks.pictures import MARK, black, inputs_of, open_picture
+from unipo.tasks.task import Example
 
 # Hidden size from which a tape pays. Per token a layer's products grow with its square, what is kept only linearly;
 # at 128 the step was 10 % slower with a tape, at 384 and 512 it was 15 to 22 % faster.
@@ -47,6 +58,7 @@ class Policy:
         self.temperature = temperature
         self.reference: nn.Module | None = None
         self.updates = 0
+        self._processor: Any = None
         for dtype in (self.spec.weights, self.spec.compute):
             if dtype not in DTYPES:
                 raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -159,13 +171,36 @@ class Policy:
             return None
         if head_spec(config).softcap is not None or config.get_text_config().hidden_size < TAPE_FROM:
             return None
-        return Tape(len(self.causal.base_model.layers), self.updates, spec.tape_mb * 2**20)  # type: ignore[arg-type]
+        return Tape(len(language_model(self.causal).layers), self.updates, spec.tape_mb * 2**20)  # type: ignore[arg-type]
+
+    # -- images ----------------------------------------------------------------------------------
+    @property
+    def processor(self) -> Any:
+        """The model's own processor of images and text, loaded when first asked for."""
+        if self._processor is None:
+            self._processor = load_processor(self.spec.model, self.causal)
+        return self._processor
+
+    def check_sight(self, example: Example) -> None:
+        """Raise ConfigError unless the packed row computes what the model's own forward does with this example's images."""
+        pictures = [open_picture(x) for x in example.images]
+        token = str(self.processor.image_token)
+        inputs = inputs_of(self.processor, token * len(pictures) + " .", pictures)
+        check_sight(self.causal, inputs, lambda plan: backbone_hidden(self.causal, plan))
+
+    def black(self) -> Tensor:
+        """[C] a black pixel as the model's processor makes it."""
+        return black(self.processor)
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt(self, prompt: Any, chat: Chat = "auto") -> list[int]:
-        """Token ids of a prompt, text or messages, ready to be continued."""
+        """Token ids of a prompt in words, text or messages, ready to be continued."""
+        if sees(self.causal) and MARK in str(prompt):
+            raise DataError(
+                "a part of this method puts words of its own into prompts, and cannot yet do so where a prompt has images"
+            )
         return encode_prompt(self.tokenizer, prompt, chat)
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -182,6 +217,7 @@ class Policy:
                 f"a sequence needs {plan.longest} positions, the model has {self.context_window}: "
                 "shorten prompts (--max-prompt) or responses (--max-tokens)"
             )
+        refuse_unseen(causal_of(model), plan)
         with self._autocast():
             return backbone_hidden(causal_of(model), plan)[plan.read]
 
@@ -251,6 +287,8 @@ class Policy:
         self.model.save_pretrained(folder)  # type: ignore[operator]
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
+        if sees(self.causal) and (self._processor is not None or (self.spec.model and can_read_images())):
+            self.processor.save_pretrained(folder)
 
 
 def causal_of(model: nn.Module) -> PreTrainedModel:
@@ -262,12 +300,12 @@ def prepare(causal: PreTrainedModel) -> str:
     """Switch to packed attention and faster layers, and switch dropout off: with dropout every ratio is noise.
 
     Returns why the model keeps its own layers, '' if it does not (see `unipo.policy.layer`)."""
-    causal.set_attn_implementation(attention.NAME)
+    causal.set_attn_implementation(attention_by_part(causal, attention.NAME))
     causal.eval()
     for module in causal.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "attn_pdrop"):
+        for name in ("attention_dropout", "attn_pdrop", "dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     patch_norms(causal)
@@ -276,12 +314,12 @@ def prepare(causal: PreTrainedModel) -> str:
 
 def backbone_hidden(causal: PreTrainedModel, plan: Plan) -> Tensor:
     """[N, d] last hidden states of the packed row."""
-    body = causal.base_model
+    body = language_model(causal)
     if body is causal:
         raise ConfigError(f"{type(causal).__name__} has no separate backbone; unipo needs a ...ForCausalLM model")
-    out = body(
-        input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False, unipo_plan=plan, return_dict=True
-    )
+    seen = embedded(causal, plan)
+    given = {"input_ids": plan.ids[None]} if seen is None else {"inputs_embeds": seen[None]}
+    out = body(**given, position_ids=plan.positions[None], use_cache=False, unipo_plan=plan, return_dict=True)
     hidden: Tensor = out.last_hidden_state
     return hidden[0]
 
@@ -343,4 +381,5 @@ def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., 
         raise ConfigError(f"the tokenizer of {spec.model!r} has no end token, so no response could ever end")
     if spec.lora.rank:
         model = add_lora(model, spec.lora)
+    freeze_vision(causal_of(model), spec.vision)
     return make(model, tokenizer, spec, temperature)

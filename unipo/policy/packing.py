@@ -87,6 +87,7 @@ class Plan:
     required: [R] its index among the batch's tokens.  forwarded: index among the batch's tokens of each response
     row.  longest: largest position + 1.
     segment_prompt: [N] prompt of each row position; segment_seq: [N] sequence, or -1 on a context.
+    images: pixels of each prompt's images, [n, C, H, W] each; None where the batch has no such column.
     """
 
     ids: Tensor
@@ -101,6 +102,7 @@ class Plan:
     segment_prompt: Tensor
     segment_seq: Tensor
     forwarded: Tensor
+    images: tuple[Tensor, ...] | None = None
 
     @property
     def n_positions(self) -> int:
@@ -202,6 +204,7 @@ def make_plan(batch: Batch, required: Tensor | None = None, waste: float = 0.25)
         segment_prompt=torch.cat([context_prompt, layout.token_prompt[kept]]),
         segment_seq=torch.cat([torch.full_like(context_prompt, -1), layout.token_seq[kept]]),
         forwarded=kept.nonzero().flatten(),
+        images=tuple(batch.images) if batch.has("images") else None,
     )
 
 

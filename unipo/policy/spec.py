@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class PolicySpec:
     'adapter-off' (LoRA only), 'ema' of the policy, or a model path.  checkpointing: recompute activations in the
     backward.  micro_tokens: packed positions per forward and backward; 0 is no limit.  tape_mb: megabytes in which the
     local engine may keep what it computes while sampling, so that the update need not forward it again (from hidden size 256 up); 0: none.
+    vision: how much of the vision side of an image-and-text model is trained: all, its projector, or nothing.
     """
 
     model: str = ""
@@ -34,4 +36,5 @@ class PolicySpec:
     checkpointing: bool = False
     micro_tokens: int = 0
     tape_mb: int = 2048
+    vision: Literal["train", "projector", "frozen"] = "train"
     device: str = "auto"

@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from unipo.errors import CheckpointError
+from unipo.policy.loading import no_progress_bar
 from unipo.policy.model import Policy
+from unipo.policy.sight import sees
 
 
 def load_weights(policy: Policy, folder: Path) -> None:
@@ -17,6 +19,9 @@ def load_weights(policy: Policy, folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder} holds no *.safetensors")
+    if sees(policy.causal) and not policy.adapted:
+        _take_over(policy.causal, folder)
+        return
     stored: dict[str, torch.Tensor] = {}
     for file in files:
         stored |= load_file(str(file), device=str(policy.device))
@@ -31,6 +36,19 @@ def load_weights(policy: Policy, folder: Path) -> None:
         unexpected = list(result.unexpected_keys)
         tied = set(getattr(policy.causal, "all_tied_weights_keys", None) or ())
         missing = [n for n in result.missing_keys if n not in tied and "rotary" not in n]
+    _refuse(folder, missing, unexpected)
+
+
+def _take_over(causal: Any, folder: Path) -> None:
+    """Weights of an image-and-text model, which `transformers` stores under other names than they have in memory."""
+    load: Any = type(causal).from_pretrained
+    with no_progress_bar():
+        model, told = load(folder, dtype=next(causal.parameters()).dtype, output_loading_info=True)
+    _refuse(folder, sorted(told["missing_keys"]), sorted(told["unexpected_keys"]))
+    causal.load_state_dict(model.state_dict())
+
+
+def _refuse(folder: Path, missing: list[str], unexpected: list[str]) -> None:
     if unexpected or missing:
         raise CheckpointError(
             f"{folder} does not fit this model: missing {missing[:3] or 'nothing'}, unexpected {unexpected[:3] or 'nothing'}"

@@ -40,7 +40,7 @@ def sampled_scores(
     sampler = get_method("grpo")
     room = prompt_room(TrainConfig(sampling=sampling), sampler, policy)
     encoded = encode_all(policy, chosen.heldout[:prompts], DataConfig(), room, sampler, Counter())
-    requests = [Request(p.ids, samples, EVAL_SEED + i) for i, p in enumerate(encoded)]
+    requests = [Request(p.ids, samples, EVAL_SEED + i, images=p.pixels) for i, p in enumerate(encoded)]
     groups = LocalEngine(policy).generate(requests, sampling)
     marks = score_groups(policy, chosen.reward, encoded, groups).scores
     return [[float(m["score"] or 0.0) for m in group] for group in marks]

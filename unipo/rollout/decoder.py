@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unipo.policy.head import HeadSpec
 from unipo.policy.model import Policy, head_spec, head_weight
+from unipo.policy.sight import embedded, language_model
 from unipo.policy.tape import Tape
 from unipo.rollout.cache import DecodeState, Prefill
 
@@ -49,7 +50,7 @@ class ModelDecoder:
         self.name = f"model ({reason})" if reason else "model"
         self.plain = plain
         self.policy = policy
-        self.body = policy.causal.base_model
+        self.body = language_model(policy.causal)
         self.weight, self.bias = head_weight(policy.causal)
         self.spec: HeadSpec = head_spec(policy.causal.config)
         if policy.spec.compute == "bfloat16" and not plain:
@@ -65,9 +66,9 @@ class ModelDecoder:
     def prefill(self, prefill: Prefill) -> Tensor:
         plan = prefill.plan
         with self._autocast():
-            out = self.body(
-                input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False, unipo_plan=prefill
-            )
+            seen = embedded(self.policy.causal, plan)
+            given = {"input_ids": plan.ids[None]} if seen is None else {"inputs_embeds": seen[None]}
+            out = self.body(**given, position_ids=plan.positions[None], use_cache=False, unipo_plan=prefill)
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
 

@@ -46,6 +46,7 @@ class Request:
     response, continued with its own seed and number, becomes that response again while the weights stand still.
     prefix: tokens the response begins with; they count in the budget, and are not part of what comes back.
     limit: at most so many new tokens; 0 is what the budget leaves.  first: number of the first sample.
+    images: [n, C, H, W] pixels of the prompt's images, None for a prompt in words.
     """
 
     prompt: Sequence[int]
@@ -54,6 +55,7 @@ class Request:
     prefix: Sequence[int] = ()
     limit: int = 0
     first: int = 0
+    images: Tensor | None = None
 
     def room(self, max_tokens: int) -> int:
         """New tokens that each response may have under this budget."""

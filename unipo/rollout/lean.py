@@ -29,6 +29,7 @@ from unipo.policy.family import Unfit, check_body
 from unipo.policy.layer import interleave
 from unipo.policy.model import Policy, head_spec, linear_weight
 from unipo.policy.norm import norm_eps
+from unipo.policy.sight import embedded, language_model
 from unipo.policy.tape import Tape
 from unipo.rollout.agree import REACH, largest_difference
 from unipo.rollout.cache import DecodeState, LayerCache, Prefill, cache_dtype
@@ -110,7 +111,7 @@ class LeanDecoder:
 
     def __init__(self, policy: Policy, longest: int, rows: int, compute: torch.dtype | None = None) -> None:
         causal: Any = policy.causal
-        body = causal.base_model
+        body = language_model(causal)
         check_body(body)
         self.compute = compute or (torch.bfloat16 if policy.spec.compute == "bfloat16" else body.norm.weight.dtype)
         first = body.layers[0].self_attn
@@ -119,6 +120,7 @@ class LeanDecoder:
         self.scale = float(first.scaling)
         self.rows = rows
         self.tape: Tape | None = None
+        self.causal = causal
         self.embedding: Tensor = body.embed_tokens.weight.detach()
         self.spec = head_spec(causal.config)
         self.layers = [self._layer(layer) for layer in body.layers]
@@ -179,6 +181,8 @@ class LeanDecoder:
         plan = prefill.plan
         turn = self.turn.index_select(0, plan.positions)[:, None]
         x = self.embedding.index_select(0, plan.ids)
+        seen = embedded(self.causal, plan, x)
+        x = x if seen is None else seen
         n, kept = len(x), cache_dtype(x)
         for number, layer in enumerate(self.layers):
             pairs, v, product = self._project(layer, x)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unipo.batch import Batch
+from unipo.batch import NO_IMAGES, Batch
 from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
 from unipo.policy.model import Policy
 from unipo.policy.packing import make_plan
+from unipo.policy.sight import objection, sees
 from unipo.policy.tape import Tape
 from unipo.rollout.cache import DecodeState, Prefill, first_state, join_rows, keep_rows
 from unipo.rollout.decoder import Decoder
@@ -140,7 +141,11 @@ class LocalEngine:
         context = torch.tensor([t for ids in written for t in ids], dtype=torch.int64, device=device)
         layout = Layout.of([0] * len(place), [1] * len(place), lengths).to(device)
         empty = torch.zeros(0, dtype=torch.int64, device=device)
-        prefill = Prefill(make_plan(Batch.of(layout, context=context, tokens=empty, trainable=empty.bool())))
+        prompts = Batch.of(layout, context=context, tokens=empty, trainable=empty.bool())
+        images = [requests[i].images for i in place]
+        if any(x is not None for x in images):
+            prompts = prompts.with_columns(None, images=[NO_IMAGES if x is None else x for x in images])
+        prefill = Prefill(make_plan(prompts))
         hidden = decoder.prefill(prefill)
         ends = layout.context_starts + layout.context_lengths - 1
         last = hidden[ends]
@@ -185,6 +190,8 @@ class LocalEngine:
         for i, request in enumerate(requests):
             if len(request.prompt) == 0:
                 raise DataError(f"request {i} has an empty prompt: the first token would be conditioned on nothing")
+            if request.images is not None and not sees(self.policy.causal):
+                raise DataError(f"request {i} has images: {objection(self.policy.causal)}")
             if request.n < 1:
                 raise DataError(f"request {i} asks for {request.n} responses")
             if request.limit < 0 or request.room(sampling.max_tokens) < 1:

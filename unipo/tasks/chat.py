@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unipo.errors import ConfigError, DataError
+from unipo.tasks.pictures import MARK, encode_text, marked, open_picture, render, without_marks
 from unipo.tasks.task import Example, Message
 
 Chat = Literal["auto", "always", "never"]
@@ -45,25 +46,39 @@ def uses_template(tokenizer: Any, prompt: Prompt, chat: Chat = "auto") -> bool:
 
 
 def encode_prompt(
-    tokenizer: Any, prompt: Example | Prompt, chat: Chat = "auto", max_tokens: int | None = None
+    tokenizer: Any,
+    prompt: Example | Prompt,
+    chat: Chat = "auto",
+    max_tokens: int | None = None,
+    processor: Any = None,
 ) -> list[int]:
     """Token ids of a prompt, ready to be continued.
 
     Through the chat template (see `uses_template`): rendered with its generation prompt and encoded without
     further special tokens, since the template writes its own, so BOS is never doubled.  As plain text: with
     the tokenizer's opening special tokens (BOS) unless the text begins with them, and never with EOS.
+    processor: of an image-and-text model, for an example with images.
     Raises DataError: an empty prompt or one without tokens, a message the template refuses, an assistant message at the end, a control
     token inside a message; PromptTooLong: more than max_tokens.
     """
     said = prompt.prompt if isinstance(prompt, Example) else prompt
+    images = prompt.images if isinstance(prompt, Example) else ()
     if len(said) == 0:
         raise DataError("the prompt is empty, so there is nothing to continue")
-    if uses_template(tokenizer, said, chat):
+    if images:
+        said = marked(said, len(images))
+    if uses_template(_template_owner(tokenizer, processor, images), said, chat):
         messages = as_messages(said)
         if messages[-1].get("role") == "assistant":
             raise DataError("a prompt must not end with an assistant message: it is what the model is to write")
-        _refuse_control(control_tokens(tokenizer), messages)
-        ids = _encode(tokenizer, _render(tokenizer, messages, generation=True))
+        _refuse_control(control_tokens(tokenizer), [without_marks(m) for m in messages] if images else messages)
+        if images:
+            ids = encode_text(_seeing(processor), render(processor, messages, True), [open_picture(x) for x in images])
+        else:
+            ids = _encode(tokenizer, _render(tokenizer, messages, generation=True))
+    elif images:
+        text = str(said).replace(MARK, str(_seeing(processor).image_token))
+        ids = encode_text(processor, text, [open_picture(x) for x in images])
     else:
         ids = _encode_plain(tokenizer, str(said))
     if not ids:
@@ -91,6 +106,7 @@ def encode_prompts(
     chat: Chat = "auto",
     max_tokens: int | None = None,
     on_too_long: Literal["stop", "skip"] = "stop",
+    processor: Any = None,
 ) -> EncodedPrompts:
     """Encode every prompt. on_too_long: "stop" raises PromptTooLong naming the example, "skip" leaves it out and
     counts it. Raises DataError also where no prompt is left."""
@@ -100,7 +116,7 @@ def encode_prompts(
     events: Counter[str] = Counter()
     for example in examples:
         try:
-            kept.append((example, encode_prompt(tokenizer, example, chat, max_tokens)))
+            kept.append((example, encode_prompt(tokenizer, example, chat, max_tokens, processor)))
         except PromptTooLong as error:
             if on_too_long == "stop":
                 raise PromptTooLong(f"example {example.id}: {error}") from error
@@ -113,7 +129,12 @@ def encode_prompts(
 
 
 def encode_response(
-    tokenizer: Any, text: str, prompt: Example | Prompt, prompt_ids: Sequence[int], chat: Chat = "auto"
+    tokenizer: Any,
+    text: str,
+    prompt: Example | Prompt,
+    prompt_ids: Sequence[int],
+    chat: Chat = "auto",
+    processor: Any = None,
 ) -> list[int]:
     """Token ids of a response that came with the data, up to and including the token that ends the turn.
 
@@ -126,15 +147,20 @@ def encode_response(
     tokenizer has no EOS where one is needed.
     """
     said = prompt.prompt if isinstance(prompt, Example) else prompt
+    images = prompt.images if isinstance(prompt, Example) else ()
+    said = marked(said, len(images)) if images else said
     start = list(prompt_ids)
     messages: list[Message] = [*as_messages(said), {"role": "assistant", "content": text}]
     control = control_tokens(tokenizer)
-    if not uses_template(tokenizer, said, chat):
+    if not uses_template(_template_owner(tokenizer, processor, images), said, chat):
         _refuse_control(control, messages[-1:])
         return [*_encode(tokenizer, text), _eos(tokenizer)]
-    _refuse_control(control, messages)
-    opening = _render(tokenizer, messages[:-1], generation=True)
-    full = _render(tokenizer, messages, generation=False)
+    _refuse_control(control, [without_marks(m) for m in messages[:-1]] + messages[-1:] if images else messages)
+    if images:
+        opening, full = render(_seeing(processor), messages[:-1], True), render(processor, messages, False)
+    else:
+        opening = _render(tokenizer, messages[:-1], generation=True)
+        full = _render(tokenizer, messages, generation=False)
     if not full.startswith(opening):
         raise DataError(
             "the chat template does not continue its own prompt: with the generation prompt it ends in "
@@ -142,7 +168,9 @@ def encode_response(
         )
     trimmed = full.rstrip()
     ended = any(trimmed.endswith(token) for token in control) and len(trimmed) > len(opening)
-    ids = _encode(tokenizer, trimmed if ended else full)
+    rendered = trimmed if ended else full
+    shown = [open_picture(x) for x in images]
+    ids = encode_text(processor, rendered, shown) if images else _encode(tokenizer, rendered)
     if ids[: len(start)] != start:
         place = next((i for i, (a, b) in enumerate(zip(ids, start, strict=False)) if a != b), min(len(ids), len(start)))
         raise DataError(
@@ -150,6 +178,17 @@ def encode_response(
             f"{len(start)}): the tokenizer merges across the start of the response, or prompt_ids are of another prompt"
         )
     return ids[len(start) :] if ended else [*ids[len(start) :], _eos(tokenizer)]
+
+
+def _template_owner(tokenizer: Any, processor: Any, images: Sequence[Any]) -> Any:
+    """Where the chat template for a prompt is: image-and-text models may have one beside the tokenizer's."""
+    return processor if images and getattr(processor, "chat_template", None) else tokenizer
+
+
+def _seeing(processor: Any) -> Any:
+    if processor is None:
+        raise DataError("the prompt has images, and this model reads text only: give a model with a vision tower")
+    return processor
 
 
 def as_messages(prompt: Prompt) -> list[Message]:

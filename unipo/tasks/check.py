@@ -81,8 +81,8 @@ def _check_examples(task: Task) -> tuple[list[str], list[str]]:
             _require(example.id not in seen, f"{task.name}: two {side} examples have the id {example.id}")
             seen.add(example.id)
             _require(not _is_empty(example), f"{task.name}, {side} example {example.id}: the prompt is empty")
-    train = {prompt_key(e.prompt) for e in task.train}
-    shared = [e.id for e in task.heldout if prompt_key(e.prompt) in train]
+    train = {prompt_key(e.prompt, e.images) for e in task.train}
+    shared = [e.id for e in task.heldout if prompt_key(e.prompt, e.images) in train]
     _require(
         not shared, f"{task.name}: {len(shared)} held-out prompts are trained on, the first has the id {shared[:1]}"
     )

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unipo.errors import ConfigError, DataError
 from unipo.tasks.data import read_rows
 from unipo.tasks.fields import Examples, Fields, Kind, OnBadRow, to_examples
+from unipo.tasks.pictures import picture_key
 from unipo.tasks.task import Example, Message, Reward
 
 
@@ -115,17 +117,19 @@ def _name(source: str | Path) -> str:
     return Path(source).name.split(".")[0] or str(source)
 
 
-def prompt_key(prompt: str | Sequence[Message]) -> str:
-    """Hash of what a prompt says: SHA-256 in hexadecimal. Text and the same text as one user message agree."""
+def prompt_key(prompt: str | Sequence[Message], images: Sequence[Any] = ()) -> str:
+    """Hash of what a prompt says and shows: SHA-256 in hexadecimal. Text and the same text as one user message agree."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
     said = json.dumps(messages, sort_keys=True, default=str)
+    if images:
+        said = json.dumps([said, *map(picture_key, images)])
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def without_prompts(examples: Sequence[Example], held: Sequence[Example]) -> list[Example]:
     """The examples whose prompt is not among those of `held`."""
-    taken = {prompt_key(e.prompt) for e in held}
-    return [e for e in examples if prompt_key(e.prompt) not in taken]
+    taken = {prompt_key(e.prompt, e.images) for e in held}
+    return [e for e in examples if prompt_key(e.prompt, e.images) not in taken]
 
 
 def divide(
@@ -133,7 +137,7 @@ def divide(
 ) -> tuple[list[Example], list[Example]]:
     """(train, held out) by prompt. fraction: a prompt is held out if hash / 2^256 < fraction, so its side never
     changes when rows are added; size: the prompts with the `size` smallest hashes are held out."""
-    keys = [prompt_key(e.prompt) for e in examples]
+    keys = [prompt_key(e.prompt, e.images) for e in examples]
     if size is not None:
         chosen = set(sorted(set(keys))[:size])
     else:

@@ -10,11 +10,20 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
 from unipo.errors import ConfigError, DataError
-from unipo.tasks.messages import BadRow, is_messages, is_transcript, read_messages, read_transcript, split_last
+from unipo.tasks.messages import (
+    BadRow,
+    is_messages,
+    is_transcript,
+    part_images,
+    read_messages,
+    read_transcript,
+    split_last,
+)
 from unipo.tasks.pairs import read_pair, read_ranked
 from unipo.tasks.task import Example, Message, Response
 
@@ -34,16 +43,17 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
     "responses": ("responses",),
     "scores": ("scores",),
     "ranks": ("ranks",),
+    "images": ("images", "image"),
 }
 
 # The roles each kind of data has a use for beside the prompt; others are not looked for, so that they cannot
 # be ambiguous.
 _ROLES: dict[str, tuple[str, ...]] = {
-    "auto": ("answer", "response", "chosen", "rejected", "responses", "scores", "ranks"),
-    "prompt": (),
-    "answer": ("answer",),
-    "demonstration": ("response",),
-    "preference": ("chosen", "rejected", "responses", "scores", "ranks"),
+    "auto": ("answer", "response", "chosen", "rejected", "responses", "scores", "ranks", "images"),
+    "prompt": ("images",),
+    "answer": ("answer", "images"),
+    "demonstration": ("response", "images"),
+    "preference": ("chosen", "rejected", "responses", "scores", "ranks", "images"),
 }
 
 
@@ -54,6 +64,8 @@ class Fields:
     prompt: text, or a list of messages.  messages: a conversation (messages, or one text "\\n\\nHuman: ...");
     a last assistant message in it is the demonstration.  answer: ground truth (text, number or bool).  response: a demonstration.  chosen,
     rejected: a preference.  responses with scores (higher is better) or ranks (1 is best): a ranked list.
+    images: one image or a list of them, each a path (from the data file's folder) or an image of `datasets`; they
+    stand where the prompt says <image>, or before it.
     template: the prompt written from several fields, such as "Question: {question}\\nAnswer:".
     system: a system message put before every prompt, which becomes messages if it is text.
     answer_after: the answer is what follows the last such mark ("####" in GSM8K; the full text stays in
@@ -69,6 +81,7 @@ class Fields:
     responses: str | None = None
     scores: str | None = None
     ranks: str | None = None
+    images: str | None = None
     template: str | None = None
     system: str | None = None
     answer_after: str | None = None
@@ -114,7 +127,7 @@ def to_examples(
     events: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
         try:
-            examples.append(_example(row, resolved, kind, first_id + number - 1))
+            examples.append(_example(row, resolved, kind, first_id + number - 1, Path(source).parent))
         except BadRow as bad:
             if on_bad_row == "stop":
                 raise DataError(f"{source}, row {number}: {bad} (--data.bad-rows skip leaves such rows out)") from bad
@@ -240,7 +253,7 @@ def _describe(fields: Fields, count: int, events: Mapping[str, int]) -> str:
 
 
 # -- one row -------------------------------------------------------------------------------------
-def _example(row: Mapping[str, Any], fields: Fields, kind: Kind, place: int) -> Example:
+def _example(row: Mapping[str, Any], fields: Fields, kind: Kind, place: int, folder: Path) -> Example:
     prompt, responses = _prompt(row, fields)
     wants = kind in ("auto", "demonstration")
     if fields.response and responses:
@@ -262,7 +275,10 @@ def _example(row: Mapping[str, Any], fields: Fields, kind: Kind, place: int) -> 
     if prompt is None:
         raise BadRow("no prompt", "no prompt")
     answer = _answer(row, fields, required=kind == "answer")
-    return Example(_with_system(prompt, fields.system), answer, responses, dict(row), place)
+    images = _images(row, fields, folder)
+    # Pixels are no business of a reward; the names of files may be.
+    kept = {k: v for k, v in row.items() if k != fields.images or isinstance(v, str) or _all_text(v)}
+    return Example(_with_system(prompt, fields.system), answer, responses, kept, place, images)
 
 
 def _prompt(row: Mapping[str, Any], fields: Fields) -> tuple[str | tuple[Message, ...] | None, tuple[Response, ...]]:
@@ -289,6 +305,34 @@ def _prompt(row: Mapping[str, Any], fields: Fields) -> tuple[str | tuple[Message
     if not before:
         raise BadRow("no prompt", f"{name!r} holds an assistant message and nothing before it")
     return before, (Response(last),)
+
+
+def _images(row: Mapping[str, Any], fields: Fields, folder: Path) -> tuple[Any, ...]:
+    """The images of a row's field, or of its prompt's parts; paths are made whole and must exist."""
+    inside = part_images(row.get(fields.prompt or fields.messages or ""))
+    value = row.get(fields.images) if fields.images else None
+    beside = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if beside and any(x is not None for x in inside):
+        raise BadRow("two places for images", f"images stand in {fields.images!r} and in the prompt: keep one")
+    images = beside or inside
+    if any(x is None for x in images):
+        raise BadRow(
+            "no image", "the prompt has a place for an image, and no image is given: pass --fields.images NAME"
+        )
+    return tuple(_found(x, folder) for x in images)
+
+
+def _found(image: Any, folder: Path) -> Any:
+    if not isinstance(image, (str, Path)):
+        return image
+    path = folder / image
+    if not path.is_file():
+        raise BadRow("image file", f"there is no image file {str(path)!r}")
+    return str(path)
+
+
+def _all_text(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value)
 
 
 class _Printable(dict[str, Any]):

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from unipo.tasks.pictures import MARK
 from unipo.tasks.task import Message
 
+_IMAGE_PARTS = ("image", "image_url")
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _TRANSCRIPT_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -30,7 +32,8 @@ def read_messages(value: Any, where: str) -> tuple[Message, ...]:
     """Normalise a conversation to ({"role", "content"}, ...).
 
     value: list of {"role", "content"} (any role; other keys, such as tool calls, are kept), or of {"from",
-    "value"} with from = human | gpt | system.  Raises BadRow "messages" for anything else, or an empty list.
+    "value"} with from = human | gpt | system.  Content in parts becomes text, with `<image>` for an image (what it
+    shows is read by `part_images`).  Raises BadRow "messages" for anything else, or an empty list.
     """
     if not is_messages(value) or not value:
         raise BadRow("messages", f"{where} must be a non-empty list of messages, got {_show(value)}")
@@ -48,9 +51,32 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
         found = {key: item for key, item in message.items() if item is not None}
         if found.get("tool_calls"):
             found.setdefault("content", "")
+        if is_messages(found.get("content")):
+            found["content"] = "".join(_part_text(part, where) for part in found["content"])
     if not isinstance(found.get("role"), str) or not isinstance(found.get("content"), str):
         raise BadRow("messages", f'{where} must have text under "role" and "content", got {_show(message)}')
     return found
+
+
+def _part_text(part: Mapping[str, Any], where: str) -> str:
+    if part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if part.get("type") in _IMAGE_PARTS:
+        return MARK
+    raise BadRow("messages", f"{where}: a part of the content must be text or an image, got {_show(part)}")
+
+
+def part_images(value: Any) -> tuple[Any, ...]:
+    """What the image parts of a conversation show, in order; None for a part that only marks a place."""
+    if not is_messages(value):
+        return ()
+    parts = [p for m in value if is_messages(m.get("content")) for p in m["content"] if p.get("type") in _IMAGE_PARTS]
+    return tuple(_shown(p) for p in parts)
+
+
+def _shown(part: Mapping[str, Any]) -> Any:
+    found = next((part[name] for name in ("image", "path", "url", "image_url") if part.get(name) is not None), None)
+    return found.get("url", found) if isinstance(found, Mapping) else found
 
 
 def is_transcript(value: Any) -> TypeGuard[str]:

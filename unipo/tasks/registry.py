@@ -25,6 +25,7 @@ _TASKS: dict[str, str | Factory] = {
     "countdown": "unipo.tasks.countdown:countdown_task",
     "mnns": "unipo.tasks.mnns:mnns_task",
     "scratchpad": "unipo.tasks.scratchpad:scratchpad_task",
+    "shapes": "unipo.tasks.shapes:shapes_task",
 }
 _NESTED: dict[str, type[Any]] = {"fields": Fields, "heldout": Heldout}
 

@@ -26,6 +26,7 @@ class Example:
 
     answer: ground truth as text, None if there is none.  responses: empty for on-policy data.
     row: the whole data row, given to reward functions as keyword arguments.  id: place in the data.
+    images: what the marks `<image>` of the prompt stand for, in order (see `unipo.tasks.pictures.open_picture`).
     """
 
     prompt: str | Sequence[Message]
@@ -33,6 +34,7 @@ class Example:
     responses: tuple[Response, ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict)
     id: int = 0
+    images: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,9 @@ class Continuer:
             s, p = int(layout.token_seq[t]), int(layout.token_prompt[t])
             start, context = int(layout.seq_starts[s]), int(layout.context_starts[p])
             ids = tuple(batch.context[context : context + int(layout.context_lengths[p])].tolist())
+            shown = batch.images[p] if batch.has("images") else None
             seed = branch_seed(self.seed, int(batch.sample_id[s]), t - start)
-            requests.append(Request(ids, n, seed, batch.tokens[start:t].tolist()))
+            requests.append(Request(ids, n, seed, batch.tokens[start:t].tolist(), images=shown))
             prompts.append(Prompt(Example("", batch.answer[p], row=batch.row[p]), ids))
         mine = self.ranks.share([1] * len(requests))[self.ranks.rank]
         reward = torch.full((len(requests), n), math.nan, dtype=torch.float64)

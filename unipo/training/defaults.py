@@ -16,6 +16,7 @@ STARTER_DEFAULTS: dict[str, Any] = {
     "eval": {"prompts": 512},
 }
 STARTER = "starter"
+SHAPES = "shapes"  # the shipped model of images and text
 
 
 def starter_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from unipo.policy.model import Policy, head_weight
+from unipo.policy.sight import language_model
 
 
 def flops_per_position(policy: Policy) -> float:
     """Floating-point operations of forward and backward per packed position: 6 per weight of the layers.
 
     Embeddings are look-ups; the output layer counts once; attention scores are left out (small for short
-    sequences), so the utilisation reported is a lower bound.  Experts of a mixture count by their active share.
+    sequences) and so is the vision tower, so the utilisation reported is a lower bound.  Experts of a mixture count by their active share.
     """
     causal: Any = policy.causal
-    body = causal.base_model
+    body = language_model(causal)
     embedded = causal.get_input_embeddings().weight.numel()
     layers = sum(p.numel() for p in body.parameters()) - embedded
     config = causal.config.get_text_config()

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unipo.errors import ConfigError, DataError
 from unipo.parts.curriculum import Curriculum
-from unipo.tasks.task import Example
+from unipo.tasks.pictures import Pictures, marked
+from unipo.tasks.task import Example, Message
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Prompt:
 
     draw: how many prompts were drawn before this one in the run; it seeds the sampling.
     steps: (id, probability) pairs of each step of a response whose steps are distributions over tokens.
+    images: where the data has images; also for prompts without any there, so that all have the same columns.
     """
 
     example: Example
@@ -27,6 +30,18 @@ class Prompt:
     responses: tuple[tuple[int, ...], ...] = ()
     draw: int = 0
     steps: tuple[tuple[tuple[int, float], ...], ...] = ()
+    images: Pictures | None = None
+
+    @property
+    def said(self) -> str | Sequence[Message]:
+        """The prompt in words, with a mark for each of its images."""
+        images = self.example.images
+        return marked(self.example.prompt, len(images)) if images else self.example.prompt
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """[n, C, H, W] of the prompt's images, made when asked for; None where the data has none."""
+        return None if self.images is None else self.images.pixels()
 
 
 class PromptStream:

@@ -12,6 +12,7 @@ from unipo.errors import ConfigError, DataError
 from unipo.parts.curriculum import Rewrites
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.tasks.chat import PromptTooLong, as_messages, encode_prompt
+from unipo.tasks.pictures import MARK
 from unipo.tasks.task import Example, Message
 from unipo.training.collect import Rewritten
 from unipo.training.prompts import Prompt, PromptStream
@@ -39,6 +40,12 @@ def with_problem(prompt: str | Sequence[Message], text: str) -> str | Sequence[M
     return [*messages[:last], {**messages[last], "content": text}, *messages[last + 1 :]]
 
 
+def words_of(prompt: Prompt) -> str:
+    """The text to rewrite. The policy does not see the images while it rewrites; they come first in the new prompt."""
+    text = problem_of(prompt.example.prompt)
+    return text.replace(MARK, "") if prompt.example.images else text
+
+
 class PolicyRewriter:
     """Asks the policy, and makes prompts of its replies.
 
@@ -51,7 +58,7 @@ class PolicyRewriter:
 
     def __call__(self, batch: Batch, prompts: Sequence[Prompt]) -> Rewritten:
         curriculum = self.setup.method.curriculum
-        asked = curriculum.rewrites(batch, [problem_of(p.example.prompt) for p in prompts]) if curriculum else None
+        asked = curriculum.rewrites(batch, [words_of(p) for p in prompts]) if curriculum else None
         if curriculum is None or asked is None or not asked.requests:
             return Rewritten()
         start = time.perf_counter()
@@ -111,11 +118,12 @@ class PolicyRewriter:
         new: Example = replace(example, prompt=with_problem(example.prompt, text))
         room = prompt_room(setup.config, setup.method, setup.policy)
         try:
-            ids = encode_prompt(setup.policy.tokenizer, new, setup.config.data.chat, room)
+            chat, processor = setup.config.data.chat, None if original.images is None else setup.policy.processor
+            ids = encode_prompt(setup.policy.tokenizer, new, chat, room, processor)
         except PromptTooLong:
             events["rewritten prompt too long"] += 1
             return None
         except DataError:  # the policy wrote the name of a control token, or nothing that has tokens
             events["rewriting not usable"] += 1
             return None
-        return Prompt(new, tuple(ids))
+        return Prompt(new, tuple(ids), images=original.images)

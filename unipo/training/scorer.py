@@ -90,3 +90,6 @@ class RankedScorer:
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.policy.text(tokens)
+
+    def black(self) -> Tensor:
+        return self.policy.black()

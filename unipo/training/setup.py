@@ -21,11 +21,12 @@ from unipo.registry import get_method, load_plugin
 from unipo.rollout.engine import Engine
 from unipo.tasks.chat import encode_prompts, encode_response
 from unipo.tasks.dataset import Heldout
+from unipo.tasks.pictures import Pictures
 from unipo.tasks.registry import resolve_task
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.config import DataConfig, TrainConfig
 from unipo.training.continuous import StepEncoder, engine_for, policy_kind
-from unipo.training.defaults import STARTER
+from unipo.training.defaults import SHAPES, STARTER
 from unipo.training.optim import resolve_optim
 from unipo.training.prompts import Prompt
 from unipo.training.setting import changed
@@ -92,9 +93,14 @@ def _with_reference(spec: PolicySpec, method: Method) -> PolicySpec:
 
 
 def model_path(name: str) -> str:
-    """A model's directory or hub id; "" and "starter" (unless a directory is called so) are the shipped model."""
-    if name and (name != STARTER or Path(name).is_dir()):
+    """A model's directory or hub id; "" and "starter" (unless a directory is called so) are the shipped model, "shapes"
+    the shipped one that sees."""
+    if name and (name not in (STARTER, SHAPES) or Path(name).is_dir()):
         return name
+    if name == SHAPES:
+        from unipo.starter.shapes import shapes_path
+
+        return str(shapes_path())
     from unipo.starter import starter_path
 
     return str(starter_path())
@@ -160,13 +166,22 @@ def encode_all(
     """Prompts (and, offline, their responses) as token ids; what does not fit is named or counted."""
     if not examples:
         return ()
-    encoded = encode_prompts(policy.tokenizer, examples, data.chat, room, data.long_prompts)
+    processor = policy.processor if any(e.images for e in examples) else None
+    encoded = encode_prompts(policy.tokenizer, examples, data.chat, room, data.long_prompts, processor)
+    if processor is not None and policy_kind(method.source) is not Policy:
+        raise ConfigError(f"{method.name} feeds continuous tokens, which cannot yet follow prompts with images")
+    if processor is not None:
+        policy.check_sight(next(e for e in encoded.examples if e.images))
+    shown = {
+        id(e): None if processor is None else Pictures(e.images, processor.image_processor) for e in encoded.examples
+    }
     events.update(encoded.events)
     strange = getattr(policy.tokenizer, "unk_token_id", None)
     if strange is not None and any(strange in ids for ids in encoded.ids):
         events["prompt with tokens the model does not know (kept)"] += sum(strange in ids for ids in encoded.ids)
     if not method.source.reads_responses:
-        return tuple(Prompt(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
+        pairs = zip(encoded.examples, encoded.ids, strict=True)
+        return tuple(Prompt(e, tuple(ids), images=shown[id(e)]) for e, ids in pairs)
     if isinstance(method.source, SoftDemonstrations):
         encode = StepEncoder(policy.tokenizer, policy.context_window, method.source.traces)
         return tuple(encode(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
@@ -175,7 +190,8 @@ def encode_all(
         if not example.responses and not method.online:
             raise DataError(f"example {example.id} has no responses, which {method.name} learns from")
         responses = tuple(
-            tuple(encode_response(policy.tokenizer, r.text, example, ids, data.chat)) for r in example.responses
+            tuple(encode_response(policy.tokenizer, r.text, example, ids, data.chat, processor))
+            for r in example.responses
         )
         longest = len(ids) + max((len(r) for r in responses), default=0)
         if longest > policy.context_window:
@@ -186,7 +202,7 @@ def encode_all(
                 )
             events["response too long"] += 1
             continue
-        prompts.append(Prompt(example, tuple(ids), responses))
+        prompts.append(Prompt(example, tuple(ids), responses, images=shown[id(example)]))
     if not prompts:
         raise DataError("no example fits the model's context window")
     return tuple(prompts)

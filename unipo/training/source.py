@@ -79,7 +79,10 @@ class Sampler:
         start = time.perf_counter()
         shares = self.ranks.share([1] * len(prompts))
         mine = shares[self.ranks.rank]
-        requests = [Request(prompts[i].ids, self.group, prompt_seed(self.seed, prompts[i].draw)) for i in mine]
+        requests = [
+            Request(p.ids, self.group, prompt_seed(self.seed, p.draw), images=p.pixels)
+            for p in (prompts[i] for i in mine)
+        ]
         groups = self.engine.generate(requests, self.sampling, progress) if requests else []
         generated = time.perf_counter()
         scored = [score_groups(self.policy, self.reward, [prompts[i] for i in mine], groups)] if requests else []
@@ -214,6 +217,7 @@ def rollout_batch(
     ids = [d * 1_000_000 + j for d, g in zip(first, groups, strict=True) for j in range(len(g))]
     return Batch.of(
         layout,
+        **image_column(prompts),
         context=torch.tensor([t for p in prompts for t in p.ids], dtype=torch.int64),
         tokens=tokens,
         trainable=torch.ones(len(tokens), dtype=torch.bool),
@@ -224,7 +228,7 @@ def rollout_batch(
         truncated=torch.tensor([r.truncated for r in flat], dtype=torch.bool),
         sample_id=torch.tensor(ids, dtype=torch.int64),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
-        prompt=[p.example.prompt for p in prompts],
+        prompt=[p.said for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[t for g in texts for t in g],
@@ -235,6 +239,12 @@ def rollout_batch(
         reward_parts=[dict(s["parts"]) for s in marks],
         **{name: torch.cat([r.columns[name] for r in flat]) for name in (flat[0].columns if flat else ())},
     )
+
+
+def image_column(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    """The column `images`, where the data has images."""
+    found = [p.pixels for p in prompts]
+    return {} if any(x is None for x in found) else {"images": found}
 
 
 def _joined(pieces: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -282,6 +292,7 @@ def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
     tokens = torch.tensor([t for g in chosen for r in g for t in r], dtype=torch.int64)
     batch = Batch.of(
         layout,
+        **image_column(prompts),
         context=torch.tensor([t for p in prompts for t in p.ids], dtype=torch.int64),
         tokens=tokens,
         trainable=torch.ones(len(tokens), dtype=torch.bool),
@@ -289,7 +300,7 @@ def offline_batch(prompts: Sequence[Prompt], ranked: bool) -> Batch:
             [p.draw * 1_000_000 + j for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))]
         ),
         prompt_id=torch.tensor([p.example.id for p in prompts], dtype=torch.int64),
-        prompt=[p.example.prompt for p in prompts],
+        prompt=[p.said for p in prompts],
         row=[dict(p.example.row) for p in prompts],
         answer=[p.example.answer for p in prompts],
         text=[p.example.responses[j].text for p, g in zip(prompts, chosen, strict=True) for j in range(len(g))],

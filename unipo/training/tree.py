@@ -151,7 +151,7 @@ class TreeSampler(Sampler):
                 seed = branch_seed(self.seed, prompts[i].draw * 1_000_000 + numbered[i], len(path))
                 numbered[i] += 1
                 limit = 0 if depth == last else self.shape.segment
-                requests.append(Request(prompts[i].ids, branches, seed, path, limit))
+                requests.append(Request(prompts[i].ids, branches, seed, path, limit, images=prompts[i].pixels))
             if not requests:
                 break
             following = []
@@ -220,9 +220,7 @@ def edge_batch(edges: Sequence[Edge], policy: Policy) -> Batch:
     for edge in edges:
         groups.setdefault((edge.prompt.draw, edge.prefix), []).append(edge)
     decode = policy.tokenizer.decode
-    prompts = [
-        Prompt(g[0].prompt.example, (*g[0].prompt.ids, *g[0].prefix), (), g[0].prompt.draw) for g in groups.values()
-    ]
+    prompts = [replace(g[0].prompt, ids=(*g[0].prompt.ids, *g[0].prefix), responses=()) for g in groups.values()]
     flat = [edge for group in groups.values() for edge in group]
     texts = [
         [strip_end(decode(e.segment.tokens.tolist(), skip_special_tokens=False), policy) for e in g]

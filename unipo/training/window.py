@@ -112,6 +112,7 @@ class WindowSampler(Sampler):
                 d.written.tokens.tolist(),
                 self.window,
                 first=d.sample,
+                images=s.prompt.pixels,
             )
             for s in slots
             for d in s.drafts
