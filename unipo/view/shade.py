@@ -18,7 +18,7 @@ def shades(column: str, values: Sequence[Any]) -> list[Shade]:
     """
     kind = column_info(column).kind
     sizes = sorted(abs(x) for v in values if (x := _place(v, kind)) is not None)
-    scale = (sizes[int(0.95 * (len(sizes) - 1))] or sizes[-1]) if sizes else 0.0
+    scale = (sizes[math.ceil(0.95 * (len(sizes) - 1))] or sizes[-1]) if sizes else 0.0
     return [_shade(v, kind, scale) for v in values]
 
 

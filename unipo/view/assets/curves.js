@@ -16,7 +16,7 @@ const ESSENTIAL = [
   ["Seconds per step", ["seconds/step"], "wall time"],
 ];
 
-const curves = { charts: [], others: [], window: 0, x: "step", band: true, known: "" };
+const curves = { charts: [], others: [], smoothing: 0.35, x: "step", band: true, known: "" };
 
 function metricLines(metrics) {
   const lines = [];
@@ -57,9 +57,10 @@ function evaluationLines() {
   return lines;
 }
 
+// Steps that are averaged: from one to all of the longest run, in equal factors along the slider.
 function windowSize() {
-  const longest = Math.max(0, ...shownRuns().map((run) => run.series.step.length));
-  return curves.window || Math.max(1, Math.round(longest / 25));
+  const longest = Math.max(1, ...shownRuns().map((run) => run.series.step.length));
+  return Math.round(Math.pow(longest, curves.smoothing));
 }
 
 function hasAny(metrics) {
@@ -68,10 +69,8 @@ function hasAny(metrics) {
 }
 
 function makeCurves() {
-  const smoothing = h("input", { type: "range", min: 0, max: 100, value: 0, id: "smoothing", oninput: () => {
-    const longest = Math.max(1, ...store.runs.map((run) => run.series.step.length));
-    const v = Number(smoothing.value);
-    curves.window = v === 0 ? 0 : Math.max(1, Math.round(Math.pow(longest, v / 100)));
+  const smoothing = h("input", { type: "range", min: 0, max: 100, value: 100 * curves.smoothing, id: "smoothing", oninput: () => {
+    curves.smoothing = Number(smoothing.value) / 100;
     drawCurves();
   } });
   const axis = h("select", { id: "axis", onchange: () => { curves.x = axis.value; drawCurves(); } },

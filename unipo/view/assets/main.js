@@ -7,6 +7,7 @@ const KEYS = [
   ["Esc", "back to the list"], ["d", "dark or light"], ["?", "these keys"],
 ];
 let view = "curves";
+let alarmsOpen = null; // what the reader chose, if anything
 
 function show(name) {
   view = name;
@@ -35,8 +36,10 @@ function drawFrame() {
   }));
   byId("state").textContent = store.lost ? "the server does not answer" : store.setup.live ? "live" : "";
   const alarms = shownRuns().flatMap((run) => run.alarms.map((a) => [run, a]));
-  const closed = byId("alarms").querySelector("details")?.open === false;
-  byId("alarms").replaceChildren(...(alarms.length ? [h("details", { open: !closed }, h("summary", {}, `${alarms.length} ${alarms.length === 1 ? "warning" : "warnings"}`),
+  const titles = [...new Set(alarms.map(([, a]) => a.title))].join("; ");
+  const open = alarmsOpen ?? (view === "curves" && window.innerWidth > 700);
+  byId("alarms").replaceChildren(...(alarms.length ? [h("details", { open },
+    h("summary", { onclick: () => { alarmsOpen = !byId("alarms").firstChild.open; } }, `${alarms.length} ${alarms.length === 1 ? "warning" : "warnings"}: ${titles}`),
     h("ul", {}, alarms.map(([run, a]) => h("li", { class: "alarm", "data-name": a.name }, h("b", {}, `${store.runs.length > 1 ? `${run.name}: ` : ""}${a.title}. `), a.text))))] : []));
   const names = shownRuns().map((run) => `${run.k} ${run.name}`).join();
   if (table.runNames !== names) {

@@ -22,9 +22,7 @@ function makeTable(open) {
   table.form = h("form", { id: "filters", role: "search", "aria-label": "Filter responses", onsubmit: (e) => e.preventDefault() },
     h("label", { id: "run-filter" }, "run ", table.runField),
     field("text", "response has", "search", true), field("prompt", "prompt has", "search", true),
-    field("stepLow", "step ≥", "number"), field("stepHigh", "≤", "number"),
-    field("rewardLow", "reward ≥", "number"), field("rewardHigh", "≤", "number"),
-    field("lengthLow", "length ≥", "number"), field("lengthHigh", "≤", "number"),
+    ["step", "reward", "length"].map((name) => h("span", { class: "pair" }, field(`${name}Low`, `${name} ≥`, "number"), field(`${name}High`, "≤", "number"))),
     h("label", {}, h("input", { type: "checkbox", name: "traced", onchange: filterSoon }), " with tokens"),
     h("label", {}, h("input", { type: "checkbox", name: "truncated", onchange: filterSoon }), " truncated"),
     h("button", { type: "reset", onclick: () => setTimeout(filterRows) }, "Clear"));

@@ -9,7 +9,7 @@ function infoOf(name) {
 // What full colour stands for: the 95 % quantile of sizes, so that one outlier does not bleach the rest.
 function scaleOf(values, kind) {
   const sizes = values.filter((x) => x !== null && x !== undefined).map((x) => Math.abs(kind === "factor" ? Math.log(Math.max(x, 1e-9)) : x)).sort((a, b) => a - b);
-  return sizes.length ? sizes[Math.floor(0.95 * (sizes.length - 1))] || sizes[sizes.length - 1] || 0 : 0;
+  return sizes.length ? sizes[Math.ceil(0.95 * (sizes.length - 1))] || sizes[sizes.length - 1] || 0 : 0;
 }
 
 // [class, share of full colour] of a value.
