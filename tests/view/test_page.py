@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import os
 import re
 import subprocess
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.view.conftest import HOSTILE, completion, metrics, trace, write_lines, write_run
-from unipo.view.page import _evenly, _reversed_bits, _spread, whole_page
+from unipo.view.page import _evenly, _packed, _reversed_bits, _spread, whole_page
 from unipo.view.reading import Run
 from unipo.view.server import make_server
 
@@ -43,6 +46,22 @@ def test_what_has_no_room_is_left_out_evenly_and_those_with_tokens_come_first(sm
     assert sorted(i for pack in packs for i in pack) == list(range(len(run)))
     traced = [all(run.rows["traced"][i] for i in pack) for pack in packs]
     assert traced == sorted(traced, reverse=True)
+
+
+def test_the_room_is_kept_and_shared_between_texts_with_tokens_and_without(tmp_path: Path) -> None:
+    run = Run(write_run(tmp_path / "run", steps=40, per_step=8, traced=4, length=20))
+    run.refresh()
+    first, packs = _packed(run, 30_000, "p")
+    data = [pack.partition(">")[2].partition("<")[0] for pack in packs]
+    assert sum(map(len, data)) <= 30_000
+    inside = [(traced, pack >= 0) for traced, pack in zip(first["rows"]["traced"], first["rows"]["pack"], strict=True)]
+    assert {(1, True), (1, False), (0, True)} <= set(inside)
+    # every row that is inside is found at its place in its pack
+    texts = [json.loads(gzip.decompress(base64.b64decode(d))) for d in data]
+    rows = first["rows"]
+    for i, (pack, place) in enumerate(zip(rows["pack"], rows["place"], strict=True)):
+        if pack >= 0:
+            assert texts[pack][place]["text"] == run.detail(i)["text"]
 
 
 def test_bits_in_reverse_visit_a_range_coarsely_first() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,13 @@ class JsonLog:
         self._file_id = now
         return again
 
-    def lines(self, most: int = 1 << 30) -> Iterator[Line]:
-        """Up to so many complete lines after the last one read; one that is still being written waits."""
+    def lines(
+        self, most: int = 1 << 30, read: Callable[[bytes], dict[str, Any] | None] | None = None
+    ) -> Iterator[Line]:
+        """Up to so many complete lines after the last one read; one that is still being written waits.
+
+        read: the record of a line, where less than all of it is wanted.
+        """
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
@@ -53,7 +59,7 @@ class JsonLog:
                 if not raw.endswith(b"\n"):
                     return
                 at, self.place = self.place, self.place + len(raw)
-                record = _record(raw)
+                record = (read or _record)(raw)
                 if record is None:
                     self.broken += bool(raw.strip())
                     continue
@@ -75,6 +81,15 @@ class JsonLog:
                 return _record(file.read(size)) or {}
         except OSError:
             return {}
+
+
+def place_of(raw: bytes) -> dict[str, Any] | None:
+    """Step and row of a token record, which come first in it, without reading the rest."""
+    found = _PLACE.match(raw)
+    return {"step": int(found[1]), "row": int(found[2])} if found else _record(raw)
+
+
+_PLACE = re.compile(rb'\{"step": (\d+), "row": (\d+),')
 
 
 def _record(raw: bytes) -> dict[str, Any] | None:

@@ -22,7 +22,8 @@ from unipo.view.reading import Run
 # Scripts in the order in which they use each other.
 SCRIPTS = ("dom.js", "store.js", "chart.js", "curves.js", "table.js", "tokens.js", "detail.js", "method.js", "main.js")
 STYLES = ("vendor/uPlot.min.css", "style.css")
-# Bytes of full texts and token records in a page that is a file; what does not fit is left out, and the page says so.
+# Bytes of full texts and token records in a page that is a file, half of it for those with tokens at most; what does not
+# fit is left out, and the page says so.
 ROOM = 40 << 20
 # Responses of a page that is a file; of more, whole steps are left out evenly.
 MOST_ROWS = 120_000
@@ -60,10 +61,15 @@ def _packed(run: Run, room: int, prefix: str) -> tuple[dict[str, Any], list[str]
     pack_of = dict.fromkeys(kept, -1)
     packs: list[str] = []
     used = 0
+    full = {True: False, False: False}  # no room for more: with tokens, without
     for members in _spread(kept, run.rows["step"], run.rows["traced"]):
+        traced = bool(run.rows["traced"][members[0]])
+        if full[traced]:
+            continue
         squeezed = _squeezed([run.detail(i) for i in members])
-        if used + len(squeezed) > room:
-            break
+        if used + len(squeezed) > (room // 2 if traced else room):
+            full[traced] = True
+            continue
         used += len(squeezed)
         pack_of |= {i: len(packs) for i in members}
         packs.append(_block(f"{prefix}{len(packs)}", squeezed))

@@ -13,7 +13,7 @@ import yaml
 
 from unipo.errors import ConfigError
 from unipo.training.health import health
-from unipo.view.jsonlog import JsonLog
+from unipo.view.jsonlog import JsonLog, place_of
 from unipo.view.tokens import with_derived
 
 # Characters of a response and of a prompt that the table shows.
@@ -73,8 +73,9 @@ class Run:
                 self.evaluations.append(line.record)
             for line in self._logs["events"].lines():
                 self._add_event(line.record)
-            for line in self._logs["tokens"].lines():
-                self._add_trace(line.record, (line.at, line.size))
+            if most:  # without responses, their tokens are not looked for
+                for line in self._logs["tokens"].lines(read=place_of):
+                    self._add_trace(line.record, (line.at, line.size))
             before = self._logs["completions"].place
             for line in self._logs["completions"].lines(most):
                 self._add_completion(line.record, (line.at, line.size))

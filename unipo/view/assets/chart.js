@@ -87,6 +87,8 @@ class Chart {
 
   draw() {
     this.stale = false;
+    const zoom = this.axis === curves.x ? this.zoomed() : null;
+    this.axis = curves.x;
     if (this.plot) this.plot.destroy();
     this.drawn = this.lines();
     const { data, series, bands } = aligned(this.drawn);
@@ -104,7 +106,16 @@ class Chart {
       ],
       hooks: { setCursor: [(u) => this.read(u.cursor.idx)] },
     }, data, this.place);
+    if (zoom) this.plot.setScale("x", zoom);
     this.read(null);
+  }
+
+  // The part of the axis that a reader has zoomed into, which new data leaves as it is.
+  zoomed() {
+    const x = this.plot?.data[0];
+    if (!x?.length) return null;
+    const { min, max } = this.plot.scales.x;
+    return min > x[0] || max < x[x.length - 1] ? { min, max } : null;
   }
 
   // Writes the values under the cursor, or the last ones, below the chart; also what a screen reader says of it.

@@ -84,7 +84,7 @@ function makeCurves() {
     h("div", { class: "controls" },
       h("label", {}, "Smoothing ", smoothing), curves.said,
       h("label", {}, "Over ", axis), h("label", {}, band, " Bands"),
-      h("span", { class: "dim wide" }, "Drag in a chart to zoom, double-click to zoom out.")),
+      h("span", { class: "dim desk" }, "Drag in a chart to zoom, double-click to zoom out.")),
     curves.grid, curves.rest);
 }
 

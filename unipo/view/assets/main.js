@@ -82,7 +82,7 @@ function keys(event) {
     1: () => show("curves"), 2: () => show("completions"), 3: () => show("method"),
     j: () => { if (view !== "completions") show("completions"); select(table.at + 1, true); },
     k: () => { if (view !== "completions") show("completions"); select(table.at - 1, true); },
-    "/": () => { show("completions"); table.form.elements.text.focus(); },
+    "/": () => { show("completions"); table.fold.open = true; table.form.elements.text.focus(); },
     c: () => nextColumn(1), C: () => nextColumn(-1), t: () => byId("tokens")?.focus(),
     d: () => byId("theme").click(), "?": () => byId("keys").showModal(),
   }[event.key];

@@ -1,7 +1,12 @@
 // What is being computed: the formula, what it changes in the method it grew from, settings, and what happened.
 
+let methodDrawn = "";
+
 function drawMethod() {
   const shown = shownRuns();
+  const key = JSON.stringify(shown.map((run) => [run.k, run.events, run.broken]));
+  if (key === methodDrawn) return; // what a reader has unfolded stays so
+  methodDrawn = key;
   byId("method").replaceChildren(...shown.map(methodParts), ...(shown.length > 1 ? [differences(shown)] : []));
 }
 
