@@ -34,7 +34,8 @@ class Options:
     """ """
 
     run: Annotated[
-        Positional[str], arg(help="a run directory; the newest below runs/ if not given", metavar="[RUN]")
+        Positional[str],
+        arg(help="a run directory; the newest below runs/ if not given", metavar="[RUN]", help_behavior_hint=""),
     ] = ""
     step: Annotated[int, arg(help="step; the last one with responses if not given", help_behavior_hint="")] = 0
     all: Annotated[
@@ -82,12 +83,13 @@ def chosen(here: Run, options: Options) -> list[int]:
     among = [i for i, s in enumerate(steps) if (options.all or s == step) and values[i] is not None]
     if not among:  # without rewards, in the order they came
         return [i for i, s in enumerate(steps) if options.all or s == step][: options.worst or options.best or 2]
-    among.sort(key=lambda i: (values[i], i))
     worst, best = options.worst, options.best
     if not worst and not best:
         worst = best = 1
-    low = among[:worst]
-    return low + [i for i in among[len(among) - min(best, len(among)) :] if i not in low]
+    traced = here.rows["traced"]  # of equal ones, those whose tokens were recorded
+    low = sorted(among, key=lambda i: (values[i], -traced[i], i))[:worst]
+    high = sorted(among, key=lambda i: (-values[i], -traced[i], i))[:best]
+    return low + [i for i in reversed(high) if i not in low]
 
 
 def summary(here: Run, i: int) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def coloured(detail: dict[str, Any], column: str, here: Run) -> Text:
     trainable = columns.get("trainable") or [1] * len(detail["pieces"])
     for piece, (kind, share), own in zip(detail["pieces"], shades(column, columns[column]), trainable, strict=True):
         red, green, blue = (round(40 + share * (x - 40)) for x in _COLOURS[kind])
-        back = f"rgb({red},{green},{blue})" if share > 0 else None
+        back = f"rgb({red},{green},{blue})" if share >= 0.05 else None
         text.append(harmless(piece), Style(color="white" if back else None, bgcolor=back, underline=own == 0))
     return text
 

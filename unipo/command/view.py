@@ -35,7 +35,8 @@ class Options:
     """ """
 
     runs: Annotated[
-        Positional[tuple[str, ...]], arg(help="run directories, or directories of runs", metavar="[RUN ...]")
+        Positional[tuple[str, ...]],
+        arg(help="run directories, or directories of runs", metavar="[RUN ...]", help_behavior_hint=""),
     ] = ()
     html: Annotated[str, arg(help="write the page into this file", metavar="FILE", help_behavior_hint="")] = ""
     serve: Annotated[bool, arg(help="serve it until Ctrl-C", help_behavior_hint="(default: yes)")] = True

@@ -86,7 +86,7 @@ async function follow(run) {
       }
       await pause(3000);
     }
-    if (!run.more) await pause(document.hidden ? 20000 : run.state === "running" ? 2000 : 5000);
+    if (!run.more) await pause(document.hidden ? 20000 : run.state === "running" ? 4000 : 8000);
   }
 }
 
