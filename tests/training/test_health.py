@@ -8,6 +8,7 @@ import re
 import pytest
 
 from unipo.training.health import health
+from unipo.training.progress import Display
 from unipo.training.sparkline import sparkline
 
 
@@ -101,3 +102,14 @@ def test_a_sparkline_goes_from_the_lowest_bar_to_the_highest() -> None:
     assert sparkline([2.0, 2.0]) == "▄▄"
     assert sparkline([0.0, None, math.nan, 1.0]) == "▁  █"
     assert sparkline([]) == "" == sparkline([None])
+
+
+def test_a_run_says_each_warning_once_when_it_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display()
+    display.start(40, 0)
+    for step in range(1, 41):
+        display.step(step, {"entropy": 1.0 if step <= 20 else 0.01, "reward/mean": 0.5})
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning:" in line]
+    # the mean of the last ten is below a fifth of 1 when nine of them are 0.01: (1 + 9 * 0.01) / 10 = 0.109
+    assert len(said) == 1
+    assert said[0].startswith("step 29: warning: Entropy is collapsing. It fell from 1 to 0.109")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,12 @@ def test_the_first_response_is_the_hostile_one(small: Path) -> None:
     run = Run(small)
     run.refresh()
     assert run.detail(0)["text"] == HOSTILE
+
+
+def test_seeing_a_run_loads_no_model_code() -> None:
+    script = (
+        "import sys, unipo.command.view, unipo.command.runs, unipo.command.show, unipo.view.server;"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
