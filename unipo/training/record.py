@@ -23,8 +23,10 @@ Decode = Callable[[list[int]], str]
 Watched = dict[int, dict[str, list[Any]]]
 # Tokens are written as text, and places on the sampling tape mean nothing afterwards.
 _LEFT_OUT = ("tokens", "taped")
-# Live columns of the update's pass that are kept under a name of their own.
-_LIVE = {"logp": "new_logp", "entropy": "entropy", "divergence": "divergence", "live_value": "live_value"}
+# Columns of the update's pass, and those that only the update provided, with the names under which they are kept.
+_LIVE = {"logp": "new_logp"} | {
+    name: name for name in ("entropy", "divergence", "live_value", "old_logp", "reference_logp", "current_logp")
+}
 
 
 # -- which responses, and what the update saw of them ----------------------------------------------
@@ -116,7 +118,7 @@ def token_records(batch: Batch, rows: Sequence[int], watched: Watched, decode: D
         if batch.has("sequence_advantage") and float(batch.sequence_advantage[i]) != 0:
             whole = float(batch.sequence_advantage[i])
             columns["credit_weight"] = [x / whole for x in columns["advantage"]]
-        columns |= watched.get(i, {})
+        columns = watched.get(i, {}) | columns  # the batch knows its columns for every token
         records.append(
             {
                 "row": i,

@@ -68,7 +68,7 @@ class RunDir:
             (self.path / "method.json").write_text(json.dumps(method, indent=1, ensure_ascii=False) + "\n")
 
     def append(self, name: str, record: Mapping[str, Any]) -> int:
-        """One JSON line. Returns its length in characters; a full disk is an error that says so."""
+        """One JSON line. Returns its length in bytes; a full disk is an error that says so."""
         if not self.active:
             return 0
         line = json.dumps(record, ensure_ascii=False) + "\n"
@@ -81,7 +81,7 @@ class RunDir:
             raise TrainingError(
                 f"cannot write {name}.jsonl in {self.path}: {error.strerror}. Free some space and go on with --resume"
             ) from error
-        return len(line)
+        return len(line.encode())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.append("metrics", {"step": step, **values})
