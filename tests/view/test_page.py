@@ -49,11 +49,16 @@ def test_what_has_no_room_is_left_out_evenly_and_those_with_tokens_come_first(sm
 
 
 def test_the_room_is_kept_and_shared_between_texts_with_tokens_and_without(tmp_path: Path) -> None:
+    def inside_of(packs: list[str]) -> list[str]:
+        return [pack.partition(">")[2].partition("<")[0] for pack in packs]
+
     run = Run(write_run(tmp_path / "run", steps=40, per_step=8, traced=4, length=20))
     run.refresh()
-    first, packs = _packed(run, 30_000, "p")
-    data = [pack.partition(">")[2].partition("<")[0] for pack in packs]
-    assert sum(map(len, data)) <= 30_000
+    whole = inside_of(_packed(run, 1 << 30, "p")[1])
+    room = 2 * len(whole[0]) + 200  # in its half, the first pack with tokens just fits
+    first, packs = _packed(run, room, "p")
+    data = inside_of(packs)
+    assert sum(map(len, data)) <= room
     inside = [(traced, pack >= 0) for traced, pack in zip(first["rows"]["traced"], first["rows"]["pack"], strict=True)]
     assert {(1, True), (1, False), (0, True)} <= set(inside)
     # every row that is inside is found at its place in its pack
