@@ -17,7 +17,7 @@ const table = { order: [], sort: "step", down: true, at: -1, key: "", pool: [] }
 function makeTable(open) {
   table.open = open;
   const field = (name, label, type, wide) => h("label", { class: wide ? "wide" : "narrow" }, `${label} `,
-    h("input", { type, name, step: "any", inputmode: type === "number" ? "decimal" : null, placeholder: name === "text" ? "first 120 letters" : null, autocomplete: "off", oninput: filterSoon }));
+    h("input", { type, name, step: "any", inputmode: type === "number" ? "decimal" : null, placeholder: name === "text" ? "first 120 char." : null, autocomplete: "off", oninput: filterSoon }));
   table.runField = h("select", { name: "run", onchange: filterSoon });
   table.form = h("form", { id: "filters", role: "search", "aria-label": "Filter responses", onsubmit: (e) => e.preventDefault() },
     h("label", { id: "run-filter" }, "run ", table.runField),
