@@ -62,7 +62,7 @@ def handler(runs: Sequence[Run]) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True  # the page was closed meanwhile
 
         def _check_host(self) -> None:
-            port = self.server.server_address[1]
+            port = self.connection.getsockname()[1]
             if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
                 raise Refused(HTTPStatus.FORBIDDEN, f"this server answers on http://{HOST}:{port}/ only")
 
