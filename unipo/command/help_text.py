@@ -78,6 +78,7 @@ TRAIN_HELP: dict[str, str] = {
     "save.every": "write a checkpoint every so many steps; 0: only at the end",
     "save.keep": "checkpoints kept, newest first; 0: all",
     "log.completions": "sampled responses written down per step",
+    "log.tokens": "how many of these are written down token by token, for `unipo view`",
     "log.track": "also show the run in tensorboard, wandb, mlflow or trackio; may be given several times",
     "log.progress": "show what goes on",
 }

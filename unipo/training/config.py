@@ -106,9 +106,13 @@ class SaveConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """completions: sampled responses written per step.  track: trackers that also show the numbers (`unipo.track`)."""
+    """completions: sampled responses written per step; tokens: how many of these token by token, best and worst first.
+
+    track: trackers that also show the numbers (`unipo.track`).
+    """
 
     completions: int = 8
+    tokens: int = 2
     track: tuple[str, ...] = ()
     progress: bool = True
 

@@ -28,6 +28,7 @@ from unipo.training.metrics import batch_metrics, update_metrics
 from unipo.training.optim import Optimiser
 from unipo.training.prompts import PromptStream
 from unipo.training.ranks import Ranks
+from unipo.training.record import Watched, chosen_rows, marked
 from unipo.training.replay import Replays
 from unipo.training.rewriting import PolicyRewriter
 from unipo.training.samplers import sampler_for
@@ -56,6 +57,8 @@ class Trainer:
         self.optimiser = Optimiser(self.config.optim, trained, total)
         self.states: dict[str, Any] = {}
         self.step_number = 0
+        self.recorded: list[int] = []
+        self.watched: Watched = {}
         self.source: Sampler | Reader = Reader(self.method)
         if self.method.online:
             if setup.reward is None:
@@ -108,7 +111,12 @@ class Trainer:
 
     def _update(self, batch: Batch, tape: Tape | None, old_logp: str) -> UpdateReport:
         learner = (self.policy, self.optimiser, self.ranks, self.scorer)
-        return run_updates(self.method, batch, *learner, old_logp, tape, self.critic)
+        log = self.config.log
+        self.recorded = chosen_rows(batch, log.completions, log.tokens)
+        seen = marked(batch, self.recorded)
+        report = run_updates(self.method, seen, *learner, old_logp, tape, self.critic)
+        self.watched = report.watched
+        return report
 
     def _record(self) -> Tape | None:
         """Have the local engine keep what it computes, where a single update by the same process will read it."""

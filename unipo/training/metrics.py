@@ -64,6 +64,8 @@ GLOSSARY: dict[str, str] = {
     "mfu/training": "floating-point operations of the update per second, over the matrix-product rate measured here",
     "seconds/step": "wall time of the whole step",
     "seconds/generation update reward": "its parts",
+    "seconds/record": "wall time of writing responses down, after the step",
+    "record/bytes": "what was written about single responses, uncompressed",
     "epoch": "passes over the training prompts so far",
     "events/NAME": "how often something named was counted and skipped",
 }

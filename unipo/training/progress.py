@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unipo.evaluate.accuracy import Interval
 from unipo.method import Method
+from unipo.training.health import ENDS, health
+from unipo.training.sparkline import sparkline
 
 # A log file gets a line at each of these many seconds, and for the first and last step.
 LOG_EVERY = 10.0
@@ -28,6 +30,9 @@ class Display:
         self._task: Any = None
         self._total = 0
         self._last = 0.0
+        self._series: dict[str, list[float | None]] = {"step": []}
+        self._evaluations: list[dict[str, Any]] = []
+        self._warned: set[str] = set()
 
     def note(self, text: str) -> None:
         # A log file gets one line per note, however long; a terminal wraps at its own width.
@@ -73,9 +78,12 @@ class Display:
             self._progress.update(self._task, description=f"{finished} responses")
 
     def step(self, number: int, metrics: dict[str, float]) -> None:
+        self._watch(number, metrics)
         if self._progress is not None:
             # Numbers that do not fit would push the bar and the times out of the line.
-            line = step_line(metrics, 6 if self.console.width >= 130 else 2)
+            line = step_line(metrics, 8 if self.console.width >= 150 else 6 if self.console.width >= 130 else 2)
+            if self.console.width >= 100:
+                line = f"{sparkline(self._series.get('reward/mean', ()), 12)} {line}"
             self._progress.update(self._task, completed=number, numbers=line, description="step")
             return
         line = step_line(metrics)
@@ -84,7 +92,23 @@ class Display:
             self._last = now
             self.note(f"step {number}/{self._total}  {line}")
 
+    def _watch(self, number: int, metrics: dict[str, float]) -> None:
+        """Say once what is going wrong, when it begins to."""
+        n = len(self._series["step"])
+        for name, value in {"step": float(number), **metrics}.items():
+            self._series.setdefault(name, [None] * n).append(value)
+        for values in self._series.values():
+            if len(values) == n:
+                values.append(None)
+        # A few steps say little, and would be called a trend.
+        for alarm in health(self._series, self._evaluations) if n + 1 >= ENDS else ():
+            if alarm.name not in self._warned:
+                self._warned.add(alarm.name)
+                self.note(f"step {number}: warning: {alarm.title}. {alarm.text}")
+
     def accuracy(self, when: str, interval: Interval, what: str = "accuracy") -> None:
+        step = self._series["step"][-1] if self._series["step"] else 0
+        self._evaluations.append({"step": step, **interval.as_dict()})
         self.note(
             f"held-out {what} {when}: {interval.accuracy:.3f}  (95 % interval {interval.low:.3f} to {interval.high:.3f}, "
             f"{interval.problems} problems)"
@@ -103,7 +127,7 @@ def measure_of(method: Method) -> str:
     return "share of pairs ranked right" if "preference" in method.source.adds else "probability per token"
 
 
-def step_line(metrics: dict[str, float], most: int = 6) -> str:
+def step_line(metrics: dict[str, float], most: int = 8) -> str:
     """The few numbers worth a glance, those that exist, at most so many."""
     shown = (
         ("reward", "reward/mean", "{:.3f}"),
@@ -112,6 +136,8 @@ def step_line(metrics: dict[str, float], most: int = 6) -> str:
         ("entropy", "entropy", "{:.3f}"),
         ("grad", "grad_norm", "{:.2f}"),
         ("s/step", "seconds/step", "{:.2f}"),
+        ("no signal", "groups/zero_variance", "{:.0%}"),
+        ("clipped", "clip_fraction", "{:.0%}"),
     )
     found = [f"{label} {form.format(metrics[name])}" for label, name, form in shown if name in metrics]
     return "  ".join(found[:most])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from unipo.training.loop import Trainer
 from unipo.training.memory import keep_freed_memory
 from unipo.training.progress import Display, measure_of
 from unipo.training.ranks import Ranks, start_ranks, stop_ranks
+from unipo.training.record import completion_records, method_record, token_records
 from unipo.training.rundir import RunDir, new_run_path
 from unipo.training.setup import Setup, build, end_report
 
@@ -100,7 +101,7 @@ class _Run:
         self.sampled_tokens = 0
 
     def __call__(self) -> Result:
-        self.folder.write_config(to_dict(self.config), self.setup.method.explain())
+        self.folder.write_config(to_dict(self.config), method_record(self.setup.method))
         if self.setup.events:
             self.folder.event(0, "data", **dict(self.setup.events))
             self.display.note(f"data: {end_report(self.setup.events)}")
@@ -173,14 +174,24 @@ class _Run:
 
     def log(self, metrics: dict[str, float], batch: Batch | None) -> None:
         number = self.trainer.step_number
+        if batch is not None and self.folder.active:
+            metrics |= self.record(number, batch)
         self.folder.metrics(number, metrics)
         for name, value in metrics.items():
             if name.startswith("events/"):
                 self.folder.event(number, name.removeprefix("events/"), count=value)
-        if batch is not None:
-            for record in completion_records(batch, self.config.log.completions, self.setup.policy.tokenizer.decode):
-                self.folder.append("completions", {"step": number, **record})
         self.display.step(number, metrics)
+
+    def record(self, number: int, batch: Batch) -> dict[str, float]:
+        """Write down responses of this step. Returns what that cost."""
+        start, trainer = time.perf_counter(), self.trainer
+        decode = self.setup.policy.tokenizer.decode
+        written = 0
+        for record in completion_records(batch, self.config.log.completions, decode):
+            written += self.folder.append("completions", {"step": number, **record})
+        for record in token_records(batch, trainer.recorded, trainer.watched, decode):
+            written += self.folder.append("tokens", {"step": number, **record})
+        return {"seconds/record": time.perf_counter() - start, "record/bytes": float(written)}
 
     def evaluate(self, when: str) -> Interval | None:
         """Held-out accuracy with its interval; None where nothing is held out."""
@@ -299,28 +310,3 @@ def _interruptible() -> Iterator[_Stop]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-def completion_records(batch: Batch, most: int, decode: Callable[[list[int]], str]) -> list[dict[str, Any]]:
-    """The first responses of a batch as plain records: prompt, text, reward, and per-token columns."""
-    layout = batch.layout
-    records = []
-    for i in range(min(most, layout.n_sequences)):
-        start, stop = int(layout.seq_starts[i]), int(layout.seq_starts[i] + layout.seq_lengths[i])
-        prompt = int(layout.seq_prompt[i])
-        context = int(layout.context_starts[prompt])
-        record: dict[str, Any] = {
-            "prompt_id": int(batch.prompt_id[prompt]),
-            "prompt": decode(batch.context[context : context + int(layout.context_lengths[prompt])].tolist()),
-            "text": batch.text[i],
-            "answer": batch.answer[prompt],
-            "tokens": batch.tokens[start:stop].tolist(),
-        }
-        for name in ("reward", "score", "truncated", "demonstration"):
-            if batch.has(name):
-                record[name] = getattr(batch, name)[i].item()
-        for name in ("advantage", "behaviour_logp", "behaviour_entropy"):
-            if batch.has(name):
-                record[name] = [round(x, 6) for x in getattr(batch, name)[start:stop].tolist()]
-        records.append(record)
-    return records

@@ -2,6 +2,7 @@
 
 config.yaml        the resolved configuration      method.txt    the formula that was run
 metrics.jsonl      one line per step               completions.jsonl   sampled responses
+tokens.jsonl       some of them token by token  method.json   paper, changes
 events.jsonl       what happened, by name          checkpoints/  see `unipo.training.checkpoint`
 evaluations.jsonl  held-out accuracy, with intervals   evaluations/  what `unipo eval` found, see `unipo.evaluate.record`
 result.json        the closing summary
@@ -58,25 +59,29 @@ class RunDir:
                 f"cannot write the run directory {path}: {error.strerror}; choose another with --run"
             ) from error
 
-    def write_config(self, config: Mapping[str, Any], formula: str) -> None:
+    def write_config(self, config: Mapping[str, Any], method: Mapping[str, Any]) -> None:
+        """method: see `unipo.training.record.method_record`."""
         if self.active:
-            self._begun = (dict(config), formula, 0)
+            self._begun = (dict(config), "\n".join(method["formula"]), 0)
             (self.path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-            (self.path / "method.txt").write_text(formula + "\n")
+            (self.path / "method.txt").write_text("\n".join(method["formula"]) + "\n")
+            (self.path / "method.json").write_text(json.dumps(method, indent=1, ensure_ascii=False) + "\n")
 
-    def append(self, name: str, record: Mapping[str, Any]) -> None:
-        """One JSON line; a full disk is an error that says so."""
+    def append(self, name: str, record: Mapping[str, Any]) -> int:
+        """One JSON line. Returns its length in bytes; a full disk is an error that says so."""
         if not self.active:
-            return
+            return 0
+        line = json.dumps(record, ensure_ascii=False) + "\n"
         try:
             if name not in self._files:
-                self._files[name] = (self.path / f"{name}.jsonl").open("a")
-            self._files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._files[name] = (self.path / f"{name}.jsonl").open("a", encoding="utf-8")
+            self._files[name].write(line)
             self._files[name].flush()
         except OSError as error:
             raise TrainingError(
                 f"cannot write {name}.jsonl in {self.path}: {error.strerror}. Free some space and go on with --resume"
             ) from error
+        return len(line.encode())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.append("metrics", {"step": step, **values})
@@ -107,12 +112,14 @@ class RunDir:
         if not self.active:
             return
         self._begun = (*self._begun[:2], step)
-        for name in ("metrics", "completions", "events", "evaluations"):
+        for name in ("metrics", "completions", "tokens", "events", "evaluations"):
             file = self.path / f"{name}.jsonl"
             if file.exists():
-                kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+                # Not splitlines: a response may hold other characters that it takes for the end of a line.
+                lines = file.read_text(encoding="utf-8").split("\n")
+                kept = [line for line in lines if line and _step_of(line) <= step]
                 temporary = file.with_suffix(".tmp")
-                temporary.write_text("".join(f"{line}\n" for line in kept))
+                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
                 os.replace(temporary, file)
 
     def result(self, values: Mapping[str, Any]) -> None:

@@ -20,13 +20,15 @@ from unipo.policy.tape import Tape
 from unipo.training.critic import Critic
 from unipo.training.optim import Optimiser
 from unipo.training.ranks import Ranks
+from unipo.training.record import Watched, watch
 
 
 @dataclass
 class UpdateReport:
     """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics.
 
-    value: loss, grad_norm, learning_rate, forwarded and skipped of a value model with an optimiser of its own."""
+    value: loss, grad_norm, learning_rate, forwarded and skipped of a value model with an optimiser of its own.
+    watched: live columns of the responses that are recorded token by token."""
 
     losses: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
@@ -44,6 +46,7 @@ class UpdateReport:
     gap: list[Tensor] = field(default_factory=list)
     reference_kl: list[Tensor] = field(default_factory=list)
     value: dict[str, float] = field(default_factory=dict)
+    watched: Watched = field(default_factory=dict)
 
     def count(self, extra: UpdateReport) -> None:
         """Add the work (not the losses) of an extra update of the same step."""
@@ -166,6 +169,8 @@ def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
     for name in ("loss", "forwarded"):
         if any(name in r.value for r in reports):
             first.value[name] = sum(r.value.get(name, 0.0) for r in reports)
+    for r in reports[1:]:
+        first.watched |= r.watched
     first.seconds = max(r.seconds for r in reports)
     return first
 
@@ -202,6 +207,8 @@ def _cut(
 
 def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:
     """Keep the log-ratios of computed tokens that were sampled, or read by an offline method, for metrics (detached)."""
+    clipped = _clipped(method, live) if live.has("old_logp") and method.advantage is not None else None
+    watch(live, wanted, clipped, report.watched)
     if live.has("demonstration"):
         wanted = wanted & ~live.layout.to_tokens(live.demonstration)
         if not bool(wanted.any()):
@@ -209,8 +216,8 @@ def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) 
     logp = live.logp.detach()[wanted]
     if live.has("old_logp"):
         report.ratio.append((logp - live.old_logp[wanted]).to(torch.float32))
-        if method.advantage is not None:
-            report.clipped.append(_clipped(method, live)[wanted])
+    if clipped is not None:
+        report.clipped.append(clipped[wanted])
     if live.has("behaviour_logp"):
         report.gap.append((logp - live.behaviour_logp[wanted]).to(torch.float32))
     if live.has("reference_logp"):
