@@ -48,7 +48,7 @@ REPRODUCTION = Reproduction(
     ),
     measure=end,
     task="ways-ada",
-    lesson=Lesson(WAYS.write),
+    start=Lesson(WAYS.write),
     budget="60 steps",
     seeds=6,
     train={"sampling": {"max_tokens": 24}, "log": {"completions": 64}},

@@ -45,7 +45,7 @@ REPRODUCTION = Reproduction(
     metrics=(AREA, ACCURACY, Metric("length", "response length at the end, tokens", kind="number")),
     measure=length,
     task="ways-adora",
-    lesson=Lesson(WAYS.write),
+    start=Lesson(WAYS.write),
     budget="40 steps",
     seeds=6,
     points=7,

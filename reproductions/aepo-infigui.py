@@ -113,7 +113,7 @@ REPRODUCTION = Reproduction(
     ),
     measure=guesses,
     task="cells",
-    lesson=Lesson(write),
+    start=Lesson(write),
     budget="160 steps",
     points=7,
     seeds=6,

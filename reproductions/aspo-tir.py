@@ -100,7 +100,7 @@ REPRODUCTION = Reproduction(
     ),
     measure=late,
     task="episodes",
-    lesson=Lesson(write),
+    start=Lesson(write),
     budget="80 steps",
     train={"sampling": {"max_tokens": 10}, "log": {"completions": 64}},
     search={"lr": (1e-4, 2e-4, 4e-4)},

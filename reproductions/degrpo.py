@@ -44,7 +44,7 @@ REPRODUCTION = Reproduction(
     ),
     measure=modes,
     task="ways-degrpo",
-    lesson=Lesson(WAYS.write),
+    start=Lesson(WAYS.write),
     budget="60 steps",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     select="separation",

@@ -68,7 +68,7 @@ REPRODUCTION = Reproduction(
     ),
     measure=separation,
     task="ways-gcpo",
-    lesson=Lesson(WAYS.write),
+    start=Lesson(WAYS.write),
     budget="60 steps",
     train={"sampling": {"max_tokens": 8}, "log": {"completions": 64}},
     search={"lr": (1e-4, 2e-4, 4e-4)},

@@ -68,7 +68,7 @@ REPRODUCTION = Reproduction(
     metrics=(Metric("length", "response length over the last fifth, tokens", higher=False, kind="number"), ACCURACY),
     measure=lengths,
     task="copy",
-    lesson=Lesson(write, steps=300),
+    start=Lesson(write, steps=300),
     budget="60 steps",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     select="yield",

@@ -26,7 +26,7 @@ REPRODUCTION = Reproduction(
     arms={"opsd": "opsd[selection.0.template=; see {shown}]", "grpo": "grpo-token"},
     metrics=(AREA, ACCURACY),
     budget="60000 tokens",
-    lesson=Lesson(write, rows=24),
+    start=Lesson(write, rows=24),
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="The shipped model knows no words, so a lesson teaches it to use a solution in its prompt; a large model is "
     "taken to know. That teacher hardly slips. OPSD sees worked solutions, GRPO only whether an answer is right. All "

@@ -84,7 +84,7 @@ REPRODUCTION = Reproduction(
     metrics=(Metric("calls", "calls per response over the last fifth", higher=False, kind="number"), ACCURACY),
     measure=calls,
     task="calls",
-    lesson=Lesson(write),
+    start=Lesson(write),
     budget="60 steps",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     select="productivity",

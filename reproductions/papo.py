@@ -69,7 +69,7 @@ REPRODUCTION = Reproduction(
     ),
     measure=entropy,
     task="pictures-with-hints",
-    lesson=Lesson(write),
+    start=Lesson(write),
     responses=60,
     budget="30 steps",
     points=5,

@@ -26,7 +26,7 @@ REPRODUCTION = Reproduction(
     arms={"sdpo": "sdpo[selection.0.template=; see {shown}]", "grpo": "grpo-token[objective.high=0.28]"},
     metrics=(ACCURACY, AREA),
     budget="60000 tokens",
-    lesson=Lesson(write, rows=24),
+    start=Lesson(write, rows=24),
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="What is shown of a right response is what follows its thinking, here the answer alone. The shipped model knows "
     "no words, so a lesson teaches it to use an answer in its prompt. Without feedback of an environment, as rewards here "

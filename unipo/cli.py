@@ -18,7 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "methods": ("unipo.command.methods:run", "what there is to train with, and where it comes from"),
     "explain": ("unipo.command.explain:run", "the exact formula of a method, with its settings filled in"),
     "diff": ("unipo.command.diff:run", "what changes from one method to another"),
-    "view": ("unipo.command.view:run", "a run as a page: curves, completions, coloured tokens, warnings; live or a file"),
+    "view": (
+        "unipo.command.view:run",
+        "a run as a page: curves, completions, coloured tokens, warnings; live or a file",
+    ),
     "runs": ("unipo.command.runs:run", "the runs there are, with their rewards as small curves"),
     "show": ("unipo.command.show:run", "responses of a run in the terminal, tokens coloured"),
     "compare": ("unipo.command.compare:run", "methods side by side on equal budgets, with intervals over seeds"),

@@ -15,7 +15,7 @@ from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import NOT_SHOWN, REVERSED, SHOWN, STARTER, point_name, verdict, with_settings
 from unipo.reproduce.lesson import Lesson
 from unipo.reproduce.rigged import Ways
-from unipo.reproduce.run import estimate, judged, reproduce, taught
+from unipo.reproduce.run import estimate, judged, reproduce
 from unipo.reproduce.shelf import files, find, kept, listing, load, result_path, shelf
 from unipo.reproduce.tasks import mixture_task
 from unipo.tasks.task import Sample
@@ -96,7 +96,6 @@ def test_what_states_too_little_is_refused() -> None:
         ({"metrics": ()}, "a metric"),
         ({"seeds": 1}, "two seeds"),
         ({"search": {"lr": ()}}, "without gaps"),
-        ({"lesson": Lesson(lambda rng: ("a", "b")), "start": print}, "not both"),
     ):
         with pytest.raises(ConfigError, match=complaint):
             replace(SMALL, **changes)  # type: ignore[arg-type]
@@ -331,10 +330,14 @@ def test_a_lesson_is_learnt_and_taught_once(tmp_path: Path) -> None:
         return f"say {rng.choice('abc')}", "Q7"
 
     lesson = Lesson(write, steps=20, rows=4)
-    model = lesson.teach(tmp_path / "model")
+    model = tmp_path / "model"
+    told: list[str] = []
+    started(replace(SMALL, start=lesson), model, told.append)
     before = {p.name: p.stat().st_mtime_ns for p in model.iterdir()}
-    assert lesson.teach(tmp_path / "model") == model
+    started(replace(SMALL, start=lesson), model, told.append)
     assert {p.name: p.stat().st_mtime_ns for p in model.iterdir()} == before
+    assert len(told) == 1
+    assert "20 steps of imitating 4 demonstrations" in told[0]
     ids, labels = next(lesson.batches(AutoTokenizer.from_pretrained(model)))
     from transformers import AutoModelForCausalLM
 
@@ -344,8 +347,8 @@ def test_a_lesson_is_learnt_and_taught_once(tmp_path: Path) -> None:
 
 
 def test_all_runs_start_from_the_taught_model(tmp_path: Path) -> None:
-    assert taught(SMALL, tmp_path / "model", quiet) is SMALL
-    stated = taught(replace(SMALL, lesson=Lesson(lambda rng: ("a", "b"), steps=1, rows=1)), tmp_path / "model", quiet)
+    assert started(SMALL, tmp_path / "model", quiet) is SMALL
+    stated = started(replace(SMALL, start=Lesson(lambda rng: ("a", "b"), steps=1, rows=1)), tmp_path / "model", quiet)
     (tmp_path / "stated.py").write_text("")
     plan = stated.plan(tmp_path / "stated.py", tuple(stated.parsed().values()), (0,))
     assert {plan.config(r, tmp_path).policy.model for r in plan.runs} == {str(tmp_path / "model")}

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from unipo.compare.plan import Arm, Plan
 from unipo.compare.spelling import OWN, parse_arm, parse_budget, plain_train
 from unipo.errors import ConfigError
-from unipo.reproduce.lesson import Lesson
 from unipo.training.config import merged
 from unipo.training.defaults import STARTER_DEFAULTS
 
@@ -63,9 +62,9 @@ class Reproduction:
     others after them.  metrics: the first decides.  budget: e.g. "100000 tokens", the same for every run.
     search: setting -> values ("lr", "optim.*", or a part's), tried for every arm alike on seeds of their own; the
     best `select` (higher is better) is taken.  train: settings of all runs, over those of the shipped model.
-    measure: more numbers by name, from a finished run's directory.  lesson: taught to the shipped model before all runs.
-    start: writes another model for all runs into a directory instead (with quick=True under --quick).  notes: what was
-    made smaller or differs.
+    measure: more numbers by name, from a finished run's directory.  start: writes the model that all runs start from
+    into a directory (with quick=True under --quick), e.g. a `Lesson`; without one it is the shipped model.  notes: what
+    was made smaller or differs.
     """
 
     method: str
@@ -82,15 +81,12 @@ class Reproduction:
     search_seeds: int = 1
     select: str = "final"
     measure: Callable[[Path], Mapping[str, float]] | None = None
-    lesson: Lesson | None = None
     start: Callable[..., object] | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2 or not self.metrics or not self.claim.strip():
             raise ConfigError("a reproduction states a claim, two arms or more (system and baseline) and a metric")
-        if self.lesson is not None and self.start is not None:
-            raise ConfigError("a lesson is for the shipped model: give a lesson or a start, not both")
         if self.seeds < 2 or self.search_seeds < 1 or any(not values for values in self.search.values()):
             raise ConfigError("a reproduction needs two seeds or more (five for a result) and a search without gaps")
 
@@ -124,10 +120,7 @@ class Reproduction:
         search = {name: values[:2] for name, values in self.search.items()}
         groups = math.lcm(*(a.resolved().source.group for a in self.parsed().values()))
         start = None if self.start is None else partial(self.start, quick=True)
-        lesson = replace(self.lesson, rows=4) if self.lesson else None
-        cut = replace(
-            self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1, lesson=lesson
-        )
+        cut = replace(self, budget="2 steps", seeds=2, points=0, train=train, search=search, search_seeds=1)
         return replace(cut, start=start, responses=min(self.responses, 2 * groups))
 
 

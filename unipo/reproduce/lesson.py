@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -32,10 +31,14 @@ class Lesson:
     rows: int = 32
     learning_rate: float = 1e-3
 
-    def teach(self, folder: Path) -> Path:
-        """Write the taught model with its tokenizer, unless it is there already. Returns the folder."""
-        if folder.is_dir():
-            return folder
+    def __str__(self) -> str:
+        return f"the shipped model after {self.steps} steps of imitating {self.rows} demonstrations each"
+
+    def __call__(self, folder: Path, quick: bool = False) -> None:
+        """Write the taught model with its tokenizer. quick: of four demonstrations a step."""
+        if quick:
+            replace(self, rows=4)(folder)
+            return
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         load: Any = AutoModelForCausalLM.from_pretrained
@@ -49,11 +52,8 @@ class Lesson:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
-        unfinished = folder.with_name(f".{folder.name}.partial")
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        os.replace(unfinished, folder)
-        return folder
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
     def batches(self, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
         """Input ids and labels of every step, the same each time."""

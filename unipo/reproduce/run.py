@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from unipo.compare.summary import COSTS
 from unipo.errors import TrainingError
 from unipo.evaluate.statistics import Estimate, bootstrap, mean_score
 from unipo.reproduce.claim import RULE, SEARCH_SEED, Metric, Reproduction, point_name, verdict, with_settings
+from unipo.reproduce.lesson import Lesson
 from unipo.training.config import merged
 
 Note = Callable[[str], None]
@@ -36,8 +38,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
     Raises TrainingError where a run failed: no verdict is given on the others.
     """
     begun = _begun(folder)
-    own_model = stated.lesson is not None or stated.start is not None
-    stated = taught(stated, folder / "model", note)
+    stated = started(stated, folder / "model", note)
     chosen, search = _search(stated, file, folder / "search", workers, note)
     plan = stated.plan(file, tuple(chosen.values()), tuple(range(stated.seeds)))
     outcomes = _whole(*run_all(plan, folder / "final", workers, note))
@@ -53,8 +54,8 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "budget": asdict(plan.budget),
         "responses": stated.responses,
         "points": stated.points,
-        "train": {k: v for k, v in plan.train.items() if k not in ("plugin", "policy" if own_model else "")},
-        "lesson": {"steps": stated.lesson.steps, "rows": stated.lesson.rows} if stated.lesson else None,
+        "train": {k: v for k, v in plan.train.items() if k not in ("plugin", "policy" if stated.start else "")},
+        "start": described(stated.start),
         "arms": {
             n: {"spelling": stated.arms[n], "method": a.method, "set": a.set, "optim": a.optim}
             for n, a in chosen.items()
@@ -68,20 +69,26 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
     return record, outcomes
 
 
-def taught(stated: Reproduction, folder: Path, note: Note) -> Reproduction:
-    """The experiment from a model that has had the lesson, or that `start` writes, if there is one. folder: of it."""
-    if stated.lesson is not None:
-        note(f"lesson: {stated.lesson.steps} steps of imitation before all runs")
-        stated.lesson.teach(folder)
-    elif stated.start is None:
+def started(stated: Reproduction, folder: Path, note: Note) -> Reproduction:
+    """The experiment from the model that its `start` writes, if it has one. folder: of that model."""
+    if stated.start is None:
         return stated
-    elif not folder.is_dir():
-        note("making the model that all runs start from")
+    if not folder.is_dir():
+        note(f"making the model that all runs start from: {described(stated.start)}")
         unfinished = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         stated.start(unfinished)
         unfinished.rename(folder)
     return replace(stated, train=merged(stated.train, {"policy": {"model": str(folder)}}))
+
+
+def described(start: Callable[..., object] | None) -> str:
+    """What a reproduction's `start` makes, in its own words: a lesson's, or the first line of a function's docstring."""
+    if isinstance(start, partial):
+        start = start.func
+    if start is None or isinstance(start, Lesson):
+        return "the shipped model" if start is None else str(start)
+    return (start.__doc__ or start.__name__).strip().splitlines()[0]
 
 
 def _search(
