@@ -15,7 +15,7 @@ from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import NOT_SHOWN, REVERSED, SHOWN, STARTER, point_name, verdict, with_settings
 from unipo.reproduce.lesson import Lesson
 from unipo.reproduce.rigged import Ways
-from unipo.reproduce.run import estimate, judged, reproduce
+from unipo.reproduce.run import estimate, judged, reproduce, started
 from unipo.reproduce.shelf import files, find, kept, listing, load, result_path, shelf
 from unipo.reproduce.tasks import mixture_task
 from unipo.tasks.task import Sample
