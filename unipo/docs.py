@@ -159,26 +159,31 @@ def _changes_table(parent: Method, method: Method) -> str:
     return table(["setting", parent.name, method.name], rows) if rows else "Nothing but its name."
 
 
-def methods_table(known: Mapping[str, Method], folder: str = "") -> str:
-    """The catalogue in one table."""
+def methods_table(
+    known: Mapping[str, Method], folder: str = "", verdicts: Mapping[str, str] | None = None, names: Sequence[str] = ()
+) -> str:
+    """The catalogue in one table, or the methods of `names`. verdicts: of the claims that were tested here, by method."""
     rows = []
-    for method in known.values():
+    for method in [known[n] for n in names] or known.values():
         arxiv = method.paper.arxiv
         source = f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else method.paper.title
         parent = link(method.parent, folder) if method.parent else ""
-        rows.append([link(method.name, folder), method.summary, parent, source])
-    return table(["method", "what it is", "grown from", "paper"], rows)
+        found = [] if verdicts is None else [verdicts.get(method.name, "")]
+        rows.append([link(method.name, folder), method.summary, parent, source, *found])
+    head = ["method", "what it is", "grown from", "paper"]
+    return table(head if verdicts is None else [*head, "its claim here"], rows)
 
 
-def index_page(known: Mapping[str, Method]) -> str:
-    """All methods, and who grew from whom."""
+def index_page(known: Mapping[str, Method], results: Sequence[Mapping[str, Any]]) -> str:
+    """All methods, what became of their claims, and who grew from whom."""
     blocks = [
         WRITTEN,
         "# The methods",
         "Each is a composition of parts in `unipo/methods`. Its page gives the formula that is run, the parts with "
         "their sources, what it changes in the method it grew from, and what its sources leave open. `unipo methods` "
         "prints this list, `unipo explain NAME` the formula, `unipo diff A B` the difference of any two.",
-        methods_table(known),
+        "The last column is the verdict on its paper's claim at a small scale, where `unipo reproduce` has been run.",
+        methods_table(known, verdicts={r["method"]: r["verdict"] for r in results}),
         "## Who grew from whom",
         "\n".join(_tree(known, None, 0)),
     ]
@@ -218,6 +223,13 @@ def columns_table() -> str:
     return table(["column", "level", "meaning"], rows)
 
 
+# What the README lists.
+BEST_KNOWN = (
+    *("sft", "dpo", "ppo", "reinforce", "rloo", "reinforce++", "grpo", "dr-grpo", "dapo", "gspo", "cispo", "tis"),
+    *("cepo", "opsd", "async-decoupled-ppo"),
+)
+
+
 # -- writing ---------------------------------------------------------------------------------------
 def with_block(text: str, name: str, block: str, where: str) -> str:
     """Text with what stands between <!-- begin NAME --> and <!-- end NAME --> replaced."""
@@ -235,10 +247,10 @@ def pages(root: Path) -> dict[Path, str]:
     known = catalogue()
     results = kept(root / "reproductions")
     made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known, results) for m in known.values()}
-    made[root / "docs/methods/README.md"] = index_page(known)
+    made[root / "docs/methods/README.md"] = index_page(known, results)
     made[root / "docs/metrics.md"] = metrics_page(GLOSSARY)
     inside: tuple[tuple[str, str, Callable[[], str]], ...] = (
-        ("README.md", "methods", lambda: methods_table(known, "docs/methods/")),
+        ("README.md", "methods", lambda: methods_table(known, "docs/methods/", names=BEST_KNOWN)),
         ("docs/architecture.md", "columns", columns_table),
     )
     for name, mark, block in inside:

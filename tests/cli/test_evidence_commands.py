@@ -172,7 +172,7 @@ def test_fewer_than_five_seeds_are_not_kept(unipo: Call, tmp_path: Path) -> None
 
 
 def test_unknown_reproductions_get_the_nearest(unipo: Call) -> None:
-    assert "did you mean 'cepo'" in unipo("reproduce", "cpeo").err
+    assert "did you mean 'cispo'" in unipo("reproduce", "cipso").err
     assert "is not a file" in unipo("reproduce", "nowhere.py").err
     assert "--list shows all" in unipo("reproduce").err
 

@@ -98,3 +98,6 @@ def test_view_needs_a_file_or_a_server(unipo: Command, tmp_path: Path) -> None:
     said = unipo("view", "run", "--html", "page.html", "--no-serve")
     assert said.status == 0
     assert HOSTILE not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    told = unipo("view", "run", "--html", "page.html", "--no-serve", "--json").json
+    assert told["bytes"] == (tmp_path / "page.html").stat().st_size
+    assert told["runs"] == ["run"]

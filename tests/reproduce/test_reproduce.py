@@ -252,7 +252,9 @@ def test_every_reproduction_is_one_that_can_run_and_is_kept(slug: str) -> None:
 @pytest.mark.parametrize("slug", SLUGS)
 def test_every_reproduction_runs(slug: str, tmp_path: Path) -> None:
     file = find(slug)
-    record, _ = reproduce(load(file).quick(), file, tmp_path, 1, quiet)
+    record, _ = reproduce(
+        replace(load(file).quick(), search={}), file, tmp_path, 1, quiet
+    )  # the search has tests of its own
     for row in record["metrics"]:
         assert set(row["arms"]) == set(record["arms"])
 

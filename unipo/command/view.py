@@ -10,8 +10,8 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from unipo.command.flags import parse
-from unipo.command.output import line, note
+from unipo.command.flags import JSON, parse
+from unipo.command.output import json_line, line, note
 from unipo.errors import ConfigError
 from unipo.view.page import whole_page
 from unipo.view.reading import Run, find_runs
@@ -45,6 +45,7 @@ class Options:
         int, arg(help="MB for full texts in the file of --html", metavar="MB", help_behavior_hint="(default: 40)")
     ] = 40
     open: Annotated[bool, FlagCreatePairsOff, arg(help="open it in a browser", help_behavior_hint="")] = False
+    json: Annotated[bool, FlagCreatePairsOff, JSON] = False
 
 
 def run(argv: Sequence[str]) -> int:
@@ -53,9 +54,9 @@ def run(argv: Sequence[str]) -> int:
         raise ConfigError(f"--room must be at least 1 MB, got {options.room}")
     runs = [Run(path) for path in find_runs(list(options.runs))]
     if options.html:
-        write(runs, Path(options.html), options.room)
+        write(runs, Path(options.html), options.room, options.json)
     if options.serve:
-        serve(runs, options.port, options.open)
+        serve(runs, options.port, options.open, options.json)
     elif not options.html:
         raise ConfigError("--no-serve does nothing without --html FILE")
     elif options.open:
@@ -63,21 +64,29 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def write(runs: Sequence[Run], file: Path, room: int) -> None:
+def write(runs: Sequence[Run], file: Path, room: int, json: bool = False) -> None:
     """The page as one file. Raises ConfigError where it cannot be written."""
     page = whole_page(runs, room << 20)
     try:
         file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {file}: {error.strerror}") from error
-    line(f"{file}: {len(page) / 2**20:.1f} MB, {sum(map(len, runs))} responses of {', '.join(r.name for r in runs)}")
+    names, responses = [r.name for r in runs], sum(map(len, runs))
+    if json:
+        json_line({"html": str(file), "bytes": file.stat().st_size, "responses": responses, "runs": names})
+    else:
+        line(f"{file}: {len(page) / 2**20:.1f} MB, {responses} responses of {', '.join(names)}")
 
 
-def serve(runs: Sequence[Run], port: int, show: bool) -> None:
+def serve(runs: Sequence[Run], port: int, show: bool, json: bool = False) -> None:
     """Answer until Ctrl-C."""
     with make_server(runs, port) as server:
         address = "http://{}:{}/".format(*server.server_address[:2])
-        line(f"{', '.join(r.name for r in runs)}: {address}")
+        names = [r.name for r in runs]
+        if json:
+            json_line({"address": address, "runs": names})
+        else:
+            line(f"{', '.join(names)}: {address}")
         note("Ctrl-C ends it")
         if show:
             webbrowser.open(address)
