@@ -11,7 +11,7 @@ from unipo.tasks.registry import register_task
 
 WAYS = Ways(
     right={"easy": {"S": 0.95, "L": 0.95}, "hard": {"S": 0.1, "L": 0.9}},
-    digits={"S": 4, "L": 40},
+    digits={"S": 2, "L": 20},
     first={"S": 1, "L": 1},
 )
 MODES = "shaping=(ModeReward(short='S',long='L',anywhere=False),)"
@@ -33,7 +33,7 @@ REPRODUCTION = Reproduction(
     claim="Averaging the token that chooses the mode apart from the answer lets a model learn when to think: short answers "
     "to easy questions, long ones to hard, where GRPO collapses into one mode.",
     arms={
-        "degrpo": f"degrpo[average=ControlSplit(alpha=0.06),{MODES}]",
+        "degrpo": f"degrpo[average=ControlSplit(alpha=0.1),{MODES}]",
         "grpo": f"degrpo[average=SequenceMean(),{MODES}]",
         "alpha 0.001": f"degrpo[{MODES}]",
     },
@@ -45,12 +45,13 @@ REPRODUCTION = Reproduction(
     measure=modes,
     task="ways-degrpo",
     start=Lesson(WAYS.write),
-    budget="60 steps",
+    budget="100 steps",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     select="separation",
+    seeds=6,
     train={"log": {"completions": 64}},
     notes="Pay is rigged: short answers are right 95 times in 100 on easy questions and 10 on hard ones, long ones 95 and 90; "
-    "their digits say nothing, so only the choice of mode is learned. A lesson gives each mode a half. alpha is 0.06, "
+    "their digits say nothing, so only the choice of mode is learned. A lesson gives each mode a half. alpha is 0.1, "
     "which lies between 1/T of the short and of the long answers as the paper's 0.001 does there; the third arm has "
     "the paper's. Steps, because modes differ in length. GRPO is the mean of per-response means.",
 )
