@@ -79,7 +79,7 @@ def late(run: Path) -> dict[str, float]:
     good = [r for r in found if r["score"] > 0.5]
     return {
         "place": sum(r["text"].find(CALL) % (STEPS + 1) for r in found) / len(found),
-        "pushed_down": sum(sum(r["advantage"]) < -1e-6 for r in good) / len(good) if good else 0.0,
+        "pushed_down": sum(r["advantage"] < -1e-6 for r in good) / len(good) if good else 0.0,
     }
 
 

@@ -15,13 +15,13 @@ from unipo.tasks.arithmetic import ArithmeticReward, arithmetic_task
 from unipo.tasks.check import check_task
 from unipo.tasks.dataset import DatasetTask
 from unipo.tasks.fields import Fields
-from unipo.tasks.registry import register_task, resolve_task, task_names
+from unipo.tasks.registry import register_task, resolve_task
 from unipo.tasks.task import Example, Sample, Scores, Task
 
 
 def test_every_named_task_resolves_and_passes_the_checker() -> None:
-    # Tasks of experiments are there once `unipo.reproduce` is imported, and are rigged: some right answers score 0.
-    for name in sorted(set(task_names()) - {"mixture", "slips", "spread"}):
+    # Those the library names by place; other tests of this process register rigged ones, where a right answer may score 0.
+    for name in (n for n, factory in registry._TASKS.items() if isinstance(factory, str)):
         report = check_task(resolve_task(name), rebuild=lambda name=name: resolve_task(name))  # type: ignore[misc]
         assert report.train > 0, name
         assert report.heldout > 0, name
