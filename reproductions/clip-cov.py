@@ -1,19 +1,9 @@
 """Clip-Cov against GRPO where many responses are right: how much entropy is left at the same score."""
 
-from pathlib import Path
-
 import unipo.reproduce.paid  # noqa: F401  (registers the task "slips")
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
-from unipo.reproduce.logs import entropy_at, late
-
-LEVEL = 0.9
-
-
-def entropies(run: Path) -> dict[str, float]:
-    """Entropy at the score LEVEL, and at the end."""
-    return {"entropy_at": entropy_at(run, LEVEL), "entropy_end": late(run, "entropy")}
-
+from unipo.reproduce.logs import entropies
 
 REPRODUCTION = Reproduction(
     method="clip-cov",

@@ -1,18 +1,8 @@
 """GSPO against GRPO with eight updates per batch of samples."""
 
-from itertools import accumulate
-from pathlib import Path
-
-from unipo.compare.outcome import curve
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
-
-
-def stability(run: Path) -> dict[str, float]:
-    """The largest fall of held-out accuracy below its best so far."""
-    scores = [p.score for p in curve(run)]
-    return {"fall": max(best - now for best, now in zip(accumulate(scores, max), scores, strict=True))}
-
+from unipo.reproduce.logs import fall
 
 REPRODUCTION = Reproduction(
     method="gspo",
@@ -23,7 +13,7 @@ REPRODUCTION = Reproduction(
         ACCURACY,
         Metric("fall", "largest fall of held-out accuracy below its best so far", higher=False),
     ),
-    measure=stability,
+    measure=fall,
     points=9,
     search={"lr": (5e-5, 1e-4, 2e-4)},
     notes="Eight mini-batches of one prompt per batch, for more off-policyness than the paper's four. A dense model of "

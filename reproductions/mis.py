@@ -1,20 +1,18 @@
 """Importance weights and masks of whole responses against those of tokens, with a sampler of rounded weights."""
 
-from itertools import accumulate
 from pathlib import Path
 
 import unipo.reproduce.quantised  # noqa: F401  (the source Quantised)
-from unipo.compare.outcome import curve, lines
+from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
+from unipo.reproduce.logs import fall
 
 
 def stability(run: Path) -> dict[str, float]:
     """The largest fall of held-out accuracy below its best so far, and the share of tokens dropped."""
-    scores = [p.score for p in curve(run)]
     shares = [m.get("mismatch/dropped", 0.0) for m in lines(run, "metrics")]
-    fall = max(best - now for best, now in zip(accumulate(scores, max), scores, strict=True))
-    return {"fall": fall, "dropped": sum(shares) / len(shares)}
+    return {**fall(run), "dropped": sum(shares) / len(shares)}
 
 
 REPRODUCTION = Reproduction(

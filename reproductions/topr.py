@@ -1,18 +1,8 @@
 """TOPR against plain off-policy REINFORCE: many updates on one large batch of samples."""
 
-from itertools import accumulate
-from pathlib import Path
-
-from unipo.compare.outcome import curve
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
-
-
-def stability(run: Path) -> dict[str, float]:
-    """The largest fall of held-out accuracy below its best so far."""
-    scores = [p.score for p in curve(run)]
-    return {"fall": max(best - now for best, now in zip(accumulate(scores, max), scores, strict=True))}
-
+from unipo.reproduce.logs import fall
 
 OLD = "source.minibatches=32,source.epochs=2"
 
@@ -26,7 +16,7 @@ REPRODUCTION = Reproduction(
         "ppo": f"topr[{OLD},objective=Clipped()]",
     },
     metrics=(ACCURACY, Metric("fall", "largest fall of held-out accuracy below its best so far", higher=False)),
-    measure=stability,
+    measure=fall,
     budget="60000 tokens",
     responses=512,
     points=9,

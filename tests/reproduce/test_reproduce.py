@@ -264,11 +264,25 @@ def test_a_listing_shows_verdicts_where_there_are_any(stated: Path, tmp_path: Pa
     assert (row["slug"], row["verdict"], row["date"], row["seeds"]) == ("stated_for_runs", None, None, 2)
     path = result_path(stated)
     path.parent.mkdir()
-    path.write_text(
-        json.dumps({"verdict": SHOWN, "date": "2026-11-21", "seeds": [0, 1, 2], "claim": "It writes more."})
-    )
-    (row,) = listing(tmp_path)
-    assert (row["verdict"], row["date"], row["seeds"], row["current"]) == (SHOWN, "2026-11-21", 3, True)
+    now = load(stated)
+    record = {
+        "verdict": SHOWN, "date": "2026-11-21", "seeds": [0, 1], "claim": now.claim, "task": now.task,
+        "budget": {"unit": "steps", "amount": 2.0}, "responses": now.responses, "points": now.points,
+        "arms": {name: {"spelling": text} for name, text in now.arms.items()},
+        "metrics": [{"name": m.name, "higher": m.higher} for m in now.metrics],
+        "search": {"grid": {name: list(values) for name, values in now.search.items()}},
+    }  # fmt: skip
+    for changes, current in (
+        ({}, True),
+        ({"claim": "It writes less."}, False),
+        ({"budget": {"unit": "steps", "amount": 3.0}}, False),
+        ({"seeds": [0]}, False),
+        ({"arms": {"other": {"spelling": "grpo"}}}, False),
+        ({"search": {"grid": {"lr": [1.0]}}}, False),
+    ):
+        path.write_text(json.dumps(record | changes))
+        (row,) = listing(tmp_path)
+        assert (row["verdict"], row["date"], row["current"]) == (SHOWN, "2026-11-21", current), changes
 
 
 def test_an_installed_package_says_to_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,5 +122,10 @@ def _metric(row: Mapping[str, Any], metric: Metric, stated: Reproduction) -> str
 
 def listed(rows: Sequence[Mapping[str, Any]]) -> str:
     """The list for people."""
-    cells = [(r["slug"], r["verdict"] or "not run", r["date"] or "", str(r["seeds"]), r["claim"]) for r in rows]
+    verdicts = [
+        (r["verdict"] or "not run") + (" (of an older statement)" if r["current"] is False else "") for r in rows
+    ]
+    cells = [
+        (r["slug"], said, r["date"] or "", str(r["seeds"]), r["claim"]) for r, said in zip(rows, verdicts, strict=True)
+    ]
     return table(cells, ("slug", "verdict", "date", "seeds", "claim"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from unipo.compare.outcome import curve, lines
@@ -36,3 +36,14 @@ def entropy_at(run: Path, level: float, window: int = 1) -> float:
             return entropy(before.steps) + at * (entropy(after.steps) - entropy(before.steps))
     best = points[0] if points[0].score >= level else max(points, key=lambda p: p.score)
     return entropy(best.steps)
+
+
+def entropies(run: Path) -> dict[str, float]:
+    """Entropy at a held-out score of 90 %, and over the last fifth."""
+    return {"entropy_at": entropy_at(run, 0.9), "entropy_end": late(run, "entropy")}
+
+
+def fall(run: Path) -> dict[str, float]:
+    """The largest fall of the held-out score below its best so far."""
+    scores = [p.score for p in curve(run)]
+    return {"fall": max(best - now for best, now in zip(accumulate(scores, max), scores, strict=True))}

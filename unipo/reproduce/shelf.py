@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import unipo
+from unipo.compare.spelling import parse_budget
 from unipo.errors import ConfigError, unknown
 from unipo.registry import load_plugin
 from unipo.reproduce.claim import Reproduction
@@ -65,6 +68,27 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in sorted((folder / "results").glob("*.json"))]
 
 
+def as_stated(result: Mapping[str, Any], stated: Reproduction) -> bool:
+    """Is a kept result of the experiment as it is written down now? (Notes, and how a measure is computed, may differ.)"""
+    budget = parse_budget(stated.budget.split())
+    now = {
+        "claim": stated.claim,
+        "arms": dict(stated.arms),
+        "metrics": [(m.name, m.higher) for m in stated.metrics],
+        "task": stated.task,
+        "budget": asdict(budget),
+        "seeds": list(range(stated.seeds)),
+        "responses": stated.responses,
+        "points": stated.points,
+        "grid": {k: list(v) for k, v in stated.search.items()},
+    }
+    then = {name: result.get(name) for name in now}
+    then["arms"] = {name: arm["spelling"] for name, arm in result.get("arms", {}).items()}
+    then["metrics"] = [(m["name"], m["higher"]) for m in result.get("metrics", [])]
+    then["grid"] = result.get("search", {}).get("grid")
+    return then == now
+
+
 def listing(folder: Path) -> list[dict[str, Any]]:
     """Every reproduction with its verdict; verdict and date are None where no result was kept."""
     rows = []
@@ -81,7 +105,7 @@ def listing(folder: Path) -> list[dict[str, Any]]:
                 "seeds": len(result["seeds"]) if result else stated.seeds,
                 "budget": stated.budget,
                 "arms": list(stated.arms),
-                "current": result.get("claim") == stated.claim if result else None,
+                "current": as_stated(result, stated) if result else None,
             }
         )
     return rows
