@@ -172,10 +172,10 @@ def test_batches_follow_the_seed() -> None:
 
 def test_schedule_rises_to_one_and_falls_to_zero() -> None:
     settings = Settings(steps=30, warmup=10)
-    assert schedule(0, settings) == pytest.approx(0.1)
-    assert schedule(10, settings) == pytest.approx(1.0)
-    assert schedule(20, settings) == pytest.approx(0.5)
-    assert schedule(30, settings) == pytest.approx(0.0)
+    assert schedule(0, settings.warmup, settings.steps) == pytest.approx(0.1)
+    assert schedule(10, settings.warmup, settings.steps) == pytest.approx(1.0)
+    assert schedule(20, settings.warmup, settings.steps) == pytest.approx(0.5)
+    assert schedule(30, settings.warmup, settings.steps) == pytest.approx(0.0)
 
 
 def test_wilson_interval_by_hand() -> None:

@@ -120,7 +120,23 @@ class MismatchWeight(_Mismatch):
 
 
 @dataclass(frozen=True)
-class MismatchGate(_Mismatch):
+class _Gate(_Mismatch):
+    """Base: A_t <- A_t where `open`, 0 elsewhere. Counts what it drops, as a share of the counted tokens."""
+
+    def open(self, batch: Batch) -> Tensor:
+        """[T] bool."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return torch.where(self.open(batch), batch.advantage, torch.zeros_like(batch.advantage))
+
+    def measure(self, batch: Batch) -> Mapping[str, float]:
+        mask = batch.mask
+        return {"mismatch/dropped": float((~self.open(batch))[mask].double().mean())} if bool(mask.any()) else {}
+
+
+@dataclass(frozen=True)
+class MismatchGate(_Gate):
     """A_t <- A_t where low <= r <= high, 0 elsewhere. It does not weigh: follow it with a `MismatchWeight`.
 
     Token gates with bounds 0.5 and 5 and the ratio as weight are IcePop; a gate on the product with high 3 is TRL's
@@ -147,19 +163,12 @@ class MismatchGate(_Mismatch):
     def unit(self) -> str:
         return "token" if self.level == "token" else "response"
 
-    def __call__(self, batch: Batch) -> Tensor:
-        return torch.where(self.open(batch), batch.advantage, torch.zeros_like(batch.advantage))
-
-    def measure(self, batch: Batch) -> Mapping[str, float]:
-        mask = batch.mask
-        return {"mismatch/dropped": float((~self.open(batch))[mask].double().mean())} if bool(mask.any()) else {}
-
     def formula(self) -> str:
         return f"A_it = 0 unless {self.low:g} <= {_OF[self.level]} <= {self.high:g},  r = pi_old/mu"
 
 
 @dataclass(frozen=True)
-class DivergenceGate(_Mismatch):
+class DivergenceGate(_Gate):
     """A_t <- A_t where a KL estimate between mu and pi_old stays below `limit`, 0 elsewhere.
 
     The estimate of KL(mu || pi_old) is k1, k2 or k3 of d = log mu - log pi_old.  over: 'token', or 'sum', 'mean',
@@ -192,13 +201,6 @@ class DivergenceGate(_Mismatch):
     @property
     def unit(self) -> str:
         return "token" if self.over == "token" else "response"
-
-    def __call__(self, batch: Batch) -> Tensor:
-        return torch.where(self.open(batch), batch.advantage, torch.zeros_like(batch.advantage))
-
-    def measure(self, batch: Batch) -> Mapping[str, float]:
-        mask = batch.mask
-        return {"mismatch/dropped": float((~self.open(batch))[mask].double().mean())} if bool(mask.any()) else {}
 
     def formula(self) -> str:
         over = "" if self.over == "token" else f"{self.over}_t "

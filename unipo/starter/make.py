@@ -100,11 +100,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedMode
     return model
 
 
-def schedule(step: int, settings: Settings) -> float:
-    """Share of the highest learning rate at a 0-based step: linear rise, cosine fall to 0."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+def schedule(step: int, warmup: int, steps: int) -> float:
+    """Share of the highest learning rate at a 0-based step: linear rise over `warmup`, cosine fall to 0 at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -114,7 +114,9 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, settings: 
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(step, settings))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: schedule(step, settings.warmup, settings.steps)
+    )
     right = Mixture(settings.weights, 0.0, settings.evidence_rate)
     slipping = Mixture(settings.weights, settings.slip_rate, settings.evidence_rate)
     stream = chain(

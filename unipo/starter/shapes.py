@@ -8,7 +8,6 @@ questions are never shown.  The model card holds what it scores.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from unipo.errors import ConfigError
 from unipo.starter.data import IGNORED
+from unipo.starter.make import schedule
 from unipo.starter.tokenizer import build_tokenizer
 from unipo.tasks.pictures import MARK
 from unipo.tasks.shapes import COLOURS, SHAPES, Question, ask, draw, is_held_out
@@ -185,13 +185,9 @@ def train(model: Any, processor: Any, settings: Settings) -> None:
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
-
-    def share(step: int) -> float:
-        if step < settings.warmup:
-            return (step + 1) / settings.warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup) / max(settings.steps - settings.warmup, 1)))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, share)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: schedule(step, settings.warmup, settings.steps)
+    )
     stream, started, running = batches(processor, settings), time.perf_counter(), 0.0
     model.train()
     for step in range(1, settings.steps + 1):
