@@ -1,6 +1,7 @@
 # make run    train the starter model that comes with unipo, and see its accuracy before and after
 # make test   run every test            make lint, make types   ruff, mypy
-# make docs   write the generated pages  make bench              speed and memory against peers
+# make docs   write the generated pages  make site               the documentation as a web site, in build/site
+# make bench  speed and memory against peers
 #
 # Nothing is needed but make and Python 3.11 or newer. Packages go into .venv, in the versions of constraints.txt.
 # Variables: ARGS="..." for the command that is run, PIP_ARGS="..." for pip, PYTHON=..., VENV=...
@@ -16,7 +17,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test test-core lint format types docs bench clean
+.PHONY: help run dev test test-core lint format types docs site bench clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -46,6 +47,11 @@ types: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m unipo.docs $(ARGS)
+
+# Fails on a broken link, and on a public symbol without a docstring.
+site: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f website/mkdocs.yml $(ARGS)
+	@echo "open build/site/index.html"
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py $(ARGS)

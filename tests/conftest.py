@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Packages of the extras in pyproject.toml, under the names they are imported by.
 OPTIONAL = (
     *("peft", "accelerate", "datasets", "pyarrow", "pandas", "reasoning_gym", "math_verify", "latex2sympy2_extended"),
-    *("matplotlib", "scipy", "tensorboard", "wandb", "mlflow", "trackio", "lm_eval"),
+    *("matplotlib", "scipy", "tensorboard", "wandb", "mlflow", "trackio", "lm_eval", "mkdocs"),
 )
 
 torch.set_num_threads(1)

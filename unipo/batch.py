@@ -74,6 +74,7 @@ class Batch:
         return replace(self, columns=kept, levels={k: self.levels[k] for k in kept})
 
     def has(self, name: str) -> bool:
+        """Whether there is a column of this name."""
         return name in self.columns
 
     def __getattr__(self, name: str) -> Any:
@@ -154,6 +155,7 @@ class Batch:
 
     # -- moving and storing --------------------------------------------------------------------
     def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
         columns = {k: _moved(v, device) for k, v in self.columns.items()}
         return replace(self, layout=self.layout.to(device), columns=columns)
 

@@ -55,10 +55,12 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
+        """Whether nothing failed."""
         return not self.failures
 
     @property
     def failures(self) -> tuple[Finding, ...]:
+        """What did not hold."""
         return tuple(f for f in self.findings if f.status == "failed")
 
     def __str__(self) -> str:

@@ -1,14 +1,15 @@
 """Pages written from the code itself, so that they cannot fall behind it: `python -m unipo.docs`.
 
 A page per method with the kept results of its reproductions and an index (docs/methods), the metrics
-(docs/metrics.md), and two tables inside pages written by hand: the methods in README.md, the columns in
-docs/architecture.md.  `--check` writes nothing and fails if a page is not what would be written; a test runs it.
+(docs/metrics.md), the settings (docs/settings.md), and two tables inside pages written by hand: the methods in
+README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page is not what would be written; a test runs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -213,6 +214,32 @@ def metrics_page(glossary: Mapping[str, str]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def settings_page() -> str:
+    """Every key of `TrainConfig`, under the heading of its section."""
+    from unipo.command.help_text import TRAIN_HELP
+    from unipo.command.train import SHORT
+    from unipo.training.config import TrainConfig
+
+    short = {key: f"--{name.replace('_', '-')}" for name, key in SHORT.items()}
+    blocks = [
+        WRITTEN,
+        "# Settings",
+        "Every setting is an option of `unipo train`, a key of its configuration file, and a keyword of "
+        "`unipo.train`: `--optim.max-grad-norm 0.5`, `optim: {max_grad_norm: 0.5}`, `optim={'max_grad_norm': 0.5}`. "
+        "Options override the file, the file overrides defaults. An unknown name is an error that suggests the nearest. "
+        "The parts of a method have settings of their own: `unipo explain NAME` lists them, `--set` changes them.",
+    ]
+    sections: dict[str, list[list[str]]] = {}
+    for key, meaning in TRAIN_HELP.items():
+        value = operator.attrgetter(key)(TrainConfig())
+        default = f"`{value}`" if value not in ("", (), {}, None) else ""
+        name = f"`{key}`" + (f" (`{short[key]}`)" if key in short else "")
+        sections.setdefault(key.rpartition(".")[0] or "run", []).append([name, default, meaning])
+    for section, rows in sections.items():
+        blocks += [f"## {section}", table(["setting", "default", "meaning"], rows)]
+    return "\n\n".join(blocks) + "\n"
+
+
 def columns_table() -> str:
     """Which columns exist after which stage, from `unipo.columns`."""
     rows = []
@@ -249,6 +276,7 @@ def pages(root: Path) -> dict[Path, str]:
     made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known, results) for m in known.values()}
     made[root / "docs/methods/README.md"] = index_page(known, results)
     made[root / "docs/metrics.md"] = metrics_page(GLOSSARY)
+    made[root / "docs/settings.md"] = settings_page()
     inside: tuple[tuple[str, str, Callable[[], str]], ...] = (
         ("README.md", "methods", lambda: methods_table(known, "docs/methods/", names=BEST_KNOWN)),
         ("docs/architecture.md", "columns", columns_table),

@@ -80,10 +80,12 @@ class Layout:
 
     @property
     def n_sequences(self) -> int:
+        """S, how many responses there are."""
         return len(self.seq_lengths)
 
     @property
     def n_prompts(self) -> int:
+        """P, how many prompts there are."""
         return len(self.group_sizes)
 
     @cached_property
@@ -141,9 +143,11 @@ class Layout:
 
     @property
     def device(self) -> torch.device:
+        """Where its tensors lie."""
         return self.seq_lengths.device
 
     def to(self, device: torch.device | str) -> Layout:
+        """The same layout on another device."""
         return Layout(self.seq_lengths.to(device), self.group_sizes.to(device), self.context_lengths.to(device))
 
     # -- spreading ---------------------------------------------------------------------------

@@ -127,6 +127,7 @@ class Method:
     # -- what a run asks of it -------------------------------------------------------------------
     @property
     def online(self) -> bool:
+        """Whether the policy samples what it learns from."""
         return self.source.online
 
     @property
@@ -199,6 +200,7 @@ class Method:
         return next((r for t in self.terms if (r := t.objective.resampled) is not None), None)
 
     def needs_reference(self) -> bool:
+        """Whether a frozen reference must be kept and forwarded."""
         if self.divergence is not None and self.divergence.weights == "reference":
             return True
         return any("reference_logp" in s.adds for s in self.signals)

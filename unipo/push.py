@@ -28,6 +28,7 @@ class Parcel:
 
     @property
     def size(self) -> int:
+        """Bytes of all files."""
         return sum(self.files.values())
 
     @property

@@ -33,6 +33,7 @@ class Arm:
     optim: Mapping[str, Any] = field(default_factory=dict)
 
     def resolved(self, plugins: Sequence[str] = ()) -> Method:
+        """The method with this arm's settings in place."""
         return resolve_method(self.method, self.set, plugins)
 
 

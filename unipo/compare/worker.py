@@ -39,6 +39,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
+        """Directory of the run."""
         return Path(self.config["run"])
 
 

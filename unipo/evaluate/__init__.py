@@ -1,0 +1,1 @@
+"""Held-out accuracy, estimators and intervals, paired comparison, statistics over seeds."""

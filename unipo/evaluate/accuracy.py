@@ -26,6 +26,7 @@ class Interval:
     samples: int
 
     def as_dict(self) -> dict[str, float]:
+        """Its numbers by name, for JSON."""
         return asdict(self)
 
 

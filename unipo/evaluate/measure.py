@@ -28,6 +28,7 @@ class Answered:
 
     @property
     def right(self) -> bool:
+        """Whether it has the full score."""
         return self.score >= 1.0
 
 
@@ -42,17 +43,21 @@ class Problem:
 
     @property
     def scores(self) -> list[float]:
+        """The score of every response."""
         return [r.score for r in self.responses]
 
     @property
     def correct(self) -> list[bool]:
+        """Which responses are right."""
         return [r.right for r in self.responses]
 
     @property
     def answers(self) -> list[str | None]:
+        """The final answer of every response, None where none was found."""
         return [r.answer for r in self.responses]
 
     def as_dict(self) -> dict[str, Any]:
+        """All of it by name, for JSON."""
         return asdict(self)
 
 

@@ -31,6 +31,7 @@ class Estimate:
     high: float | None
 
     def as_dict(self) -> dict[str, float | None]:
+        """Its numbers by name, for JSON."""
         return asdict(self)
 
 

@@ -36,6 +36,7 @@ class Average(Part):
         raise ConfigError(f"{type(self).__name__} does not weigh whole prompts; use GroupMean()")
 
     def token_weights(self, batch: Batch) -> Tensor:
+        """[T] float64 weight of every token; 0 off the mask."""
         raise NotImplementedError
 
     @property

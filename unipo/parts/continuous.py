@@ -123,9 +123,11 @@ class ContinuousStep:
 
     @property
     def temperature(self) -> float:
+        """What logits are divided by before the step is drawn."""
         return 1.0
 
     def width(self, vocabulary: int) -> int:
+        """How many tokens a step mixes at most."""
         raise NotImplementedError
 
     def draw(self, log_p: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
@@ -137,6 +139,7 @@ class ContinuousStep:
         raise NotImplementedError
 
     def formula(self) -> str:
+        """The step and its probability, with these settings."""
         raise NotImplementedError
 
 

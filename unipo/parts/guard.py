@@ -28,6 +28,7 @@ class Guard(Part):
 
     @property
     def objective(self) -> Objective | None:
+        """The loss of the extra update; None where there is none."""
         return None
 
     def __call__(self, batch: Batch, stored: Batch | None) -> Tensor | None:

@@ -34,6 +34,7 @@ class Part:
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """Columns that must exist before this part is called."""
         return ()
 
     @property
@@ -42,6 +43,7 @@ class Part:
         return ()
 
     def formula(self) -> str:
+        """What this part computes, with its settings filled in, as `unipo explain` prints it."""
         raise NotImplementedError
 
     def bound_to(self, max_tokens: int) -> Self:
@@ -49,6 +51,7 @@ class Part:
         return self
 
     def settings(self) -> dict[str, Any]:
+        """Every setting by name, as `--set` and `unipo diff` spell them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
@@ -282,6 +285,7 @@ class Objective(Part):
         return None
 
     def pieces(self, batch: Batch) -> Pieces:
+        """Mask, ratio and advantage of every token, where the loss factors into them."""
         raise NotImplementedError(f"{type(self).__name__} does not factor into mask, ratio and advantage")
 
 
@@ -291,6 +295,7 @@ class Regulariser(Objective):
 
     @property
     def coefficient(self) -> float:
+        """What the term is multiplied by; at 0 it is left out, with everything it alone would read."""
         raise NotImplementedError
 
 

@@ -30,6 +30,7 @@ class Bundles:
 
     @property
     def n(self) -> int:
+        """How many bundles there are."""
         return len(self.owner)
 
     def sum(self, value: Tensor) -> Tensor:

@@ -119,6 +119,7 @@ class ValueLearning(Objective):
 
     @property
     def average(self) -> ValueTokens:
+        """Which tokens the value model learns from, and their weights."""
         return ValueTokens(self.finished)
 
     def active(self, batch: Batch) -> Tensor:

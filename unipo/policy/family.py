@@ -34,6 +34,7 @@ def check_body(body: Any) -> None:
 
 
 def check_layer(layer: Any) -> None:
+    """Raise ConfigError, naming what is there, for a decoder layer of another make."""
     check_parts(layer, {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"})
     check_parts(layer.self_attn, {"q_proj", "k_proj", "v_proj", "o_proj"}, optional={"q_norm", "k_norm", "rotary_emb"})
     check_parts(layer.mlp, {"gate_proj", "up_proj", "down_proj", "act_fn"})

@@ -59,6 +59,7 @@ def with_vision(config: Any) -> bool:
 
 
 def can_read_images() -> bool:
+    """Whether the package that opens images is installed."""
     return importlib.util.find_spec("PIL") is not None
 
 

@@ -75,10 +75,12 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights lie."""
         return next(self.model.parameters()).device
 
     @property
     def adapted(self) -> bool:
+        """Whether adapters are trained in place of the weights."""
         return hasattr(self.model, "peft_config")
 
     def parameters(self) -> list[nn.Parameter]:
@@ -86,10 +88,12 @@ class Policy:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What is trained, by name."""
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @property
     def context_window(self) -> int:
+        """Most positions that prompt and response may take together."""
         config = self.causal.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31)
 
@@ -193,6 +197,7 @@ class Policy:
         return black(self.processor)
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of text, without special tokens."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def prompt(self, prompt: Any, chat: Chat = "auto") -> list[int]:

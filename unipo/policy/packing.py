@@ -35,6 +35,7 @@ class Tile:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns of the tile."""
         return self.index.shape[0], self.index.shape[1]
 
     @cached_property
@@ -106,6 +107,7 @@ class Plan:
 
     @property
     def n_positions(self) -> int:
+        """Length of the packed row."""
         return len(self.ids)
 
     @cached_property

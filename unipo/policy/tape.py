@@ -146,6 +146,7 @@ class Tape:
 
     @property
     def keeps_p(self) -> bool:
+        """Whether attention probabilities are kept and none had to be dropped for room."""
         return self._keeps_p and not self.dropped
 
     def drop(self) -> None:
@@ -199,6 +200,7 @@ class Reading:
         return mine
 
     def layer(self, number: int) -> LayerRows:
+        """What the tape holds of one layer for these rows; the last reading frees it."""
         rows = self.tape._layers[number].take(self.rows)
         if self.final:
             self.tape._layers[number] = _LayerTape()

@@ -52,6 +52,7 @@ class ValueModel:
 
     @property
     def shared(self) -> bool:
+        """Whether it is a head on the policy's own backbone."""
         return self.own is None
 
     @property

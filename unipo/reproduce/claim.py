@@ -43,6 +43,7 @@ class Metric:
     kind: Literal["share", "number"] = "share"
 
     def shown(self, value: float) -> str:
+        """A value as tables print it."""
         return f"{100 * value:.1f} %" if self.kind == "share" else f"{value:.4g}"
 
     def interval(self, e: Mapping[str, Any]) -> str:
@@ -92,10 +93,12 @@ class Reproduction:
 
     @property
     def system(self) -> str:
+        """Name of the arm that the claim is about."""
         return next(iter(self.arms))
 
     @property
     def baseline(self) -> str:
+        """Name of the arm that it is compared with."""
         return list(self.arms)[1]
 
     def parsed(self) -> dict[str, Arm]:

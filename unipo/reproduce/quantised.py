@@ -71,12 +71,14 @@ class QuantisedEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[list[Rollout]]:
+        """See `unipo.rollout.engine.Engine.generate`; written with rounded weights."""
         with rounded_weights(self.policy, self.bits):
             written = self.engine.generate(requests, sampling, progress)
         self.stats = self.engine.stats
         return written
 
     def sync(self) -> None:
+        """See `unipo.rollout.engine.Engine.sync`."""
         self.engine.sync()
 
 

@@ -63,6 +63,7 @@ class Ways:
     first: Mapping[str, float]
 
     def ask(self, rng: Random) -> str:
+        """One question, drawn with `rng`."""
         return f"{rng.choice(list(self.right))} {''.join(rng.choices(LETTERS, k=5))}"
 
     def write(self, rng: Random) -> tuple[str, str]:
@@ -78,5 +79,6 @@ class Ways:
         return self.right[str(sample.row["question"]).partition(" ")[0]][found[1]]
 
     def task(self, size: int = 4096, heldout: int = 512, seed: int = 0) -> DatasetTask:
+        """The task: so many questions to train on and to hold out, none in both."""
         train, held = (examples(questions(self.ask, s, n, seed)) for s, n in (("train", size), ("heldout", heldout)))
         return DatasetTask(f"ways({'+'.join(self.digits)})", train, held, RiggedReward(self.pay))

@@ -113,6 +113,7 @@ def _answer(function: Callable[..., Any], message: bytes) -> tuple[str, Any]:
 
 
 def main() -> None:
+    """Serve calls on the pipe named by the first argument until the parent closes it."""
     from multiprocessing.connection import Connection
 
     descriptor = int(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Generation: what an engine is, and the one that samples with the policy itself."""

@@ -42,6 +42,7 @@ class Prefill:
     def attend(
         self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: Any, window: Any
     ) -> Tensor:
+        """Attention of one layer over the packed prompts, whose keys and values are kept."""
         self.keep(int(module.layer_idx), k[0].transpose(0, 1), v[0].transpose(0, 1))  # type: ignore[arg-type]
         self.softcaps.add(softcap)
         self.windows.add(window)
@@ -120,6 +121,7 @@ class DecodeState:
             cache.grow(self.width)
 
     def end_step(self) -> None:
+        """Every row has grown by a token."""
         self.lengths += 1
         self.positions += 1
         self.level += self.level >= 0

@@ -58,6 +58,7 @@ class ContinuousEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[list[Rollout]]:
+        """See `unipo.rollout.engine.Engine.generate`; steps are mixtures of embeddings."""
         self._check(requests, sampling)
         start = time.perf_counter()
         decoder = ModelDecoder(self.policy, "continuous tokens")

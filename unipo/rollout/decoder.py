@@ -58,12 +58,14 @@ class ModelDecoder:
             self.bias = None if self.bias is None else self.bias.to(torch.bfloat16)
 
     def record(self, tape: Tape | None) -> bool:
+        """No: what a model computes inside is not kept for the update."""
         return False
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self.plain else self.policy._autocast()
 
     def prefill(self, prefill: Prefill) -> Tensor:
+        """Hidden states of the packed prompts, whose keys and values are kept."""
         plan = prefill.plan
         with self._autocast():
             seen = embedded(self.policy.causal, plan)
@@ -73,12 +75,14 @@ class ModelDecoder:
         return hidden
 
     def step(self, token: Tensor, position: Tensor, state: DecodeState) -> Tensor:
+        """Hidden states of one new token per row."""
         with self._autocast():
             out = self.body(input_ids=token[:, None], position_ids=position[:, None], use_cache=False, unipo_plan=state)
         hidden: Tensor = out.last_hidden_state[:, 0]
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, V] logits of hidden states."""
         z = torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
         return finish_logits(z, self.spec)
 

@@ -173,11 +173,13 @@ class LeanDecoder:
         return q, weight
 
     def record(self, tape: Tape | None) -> bool:
+        """Write what is computed to a tape from now on; to none with None. Whether it does."""
         self.tape = tape
         return tape is not None
 
     # -- running -----------------------------------------------------------------------------------
     def prefill(self, prefill: Prefill) -> Tensor:
+        """Hidden states of the packed prompts, whose keys and values are kept."""
         plan = prefill.plan
         turn = self.turn.index_select(0, plan.positions)[:, None]
         x = self.embedding.index_select(0, plan.ids)
@@ -197,6 +199,7 @@ class LeanDecoder:
         return x
 
     def step(self, token: Tensor, position: Tensor, state: DecodeState) -> Tensor:
+        """Hidden states of one new token per row."""
         turn = self.turn.index_select(0, position)[:, None]
         x = self.embedding.index_select(0, token)
         rows, group = len(x), self.heads // self.kv
@@ -214,6 +217,7 @@ class LeanDecoder:
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, V] logits of hidden states."""
         return finish_logits(self.head(self.norm(hidden).to(self.compute)), self.spec)
 
     def _project(self, layer: _Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

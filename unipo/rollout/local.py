@@ -57,6 +57,7 @@ class LocalEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[list[Rollout]]:
+        """See `unipo.rollout.engine.Engine.generate`."""
         self._check(requests, sampling)
         start = time.perf_counter()
         queue = deque(

@@ -59,6 +59,7 @@ class Rows:
     def start(
         drafts: list[Draft], sampling: Sampling, device: torch.device, room: int = 64, taped: bool = False
     ) -> Rows:
+        """Rows for drafts that are about to be written."""
         n, budget = len(drafts), max(d.room for d in drafts)
         room = min(room, budget)
         seed = torch.tensor([d.seed for d in drafts], dtype=torch.int64, device=device)

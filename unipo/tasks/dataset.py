@@ -57,6 +57,7 @@ class Heldout:
 
     @property
     def asked(self) -> bool:
+        """Whether anything is to be held out."""
         return self != Heldout()
 
 

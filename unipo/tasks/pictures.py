@@ -124,6 +124,7 @@ def in_parts(message: Message) -> dict[str, Any]:
 
 
 def without_marks(message: Message) -> Message:
+    """A message without the marks where images stand."""
     return {**message, "content": str(message.get("content", "")).replace(MARK, "")}
 
 

@@ -71,7 +71,9 @@ class Reward(Protocol):
     """Scores samples. Must return one entry per sample, in order."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the reward is called in logs and reports."""
+        ...
 
     def __call__(self, samples: Sequence[Sample]) -> Scores: ...
 
@@ -81,13 +83,21 @@ class Task(Protocol):
     """Prompts and their reward. `train` and `heldout` never share a prompt."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the task is called in logs and reports."""
+        ...
 
     @property
-    def train(self) -> Sequence[Example]: ...
+    def train(self) -> Sequence[Example]:
+        """Prompts to learn from."""
+        ...
 
     @property
-    def heldout(self) -> Sequence[Example]: ...
+    def heldout(self) -> Sequence[Example]:
+        """Prompts to be evaluated on; empty if none were kept."""
+        ...
 
     @property
-    def reward(self) -> Reward | None: ...
+    def reward(self) -> Reward | None:
+        """How a sampled response is scored; None for data that is learnt from as it is."""
+        ...

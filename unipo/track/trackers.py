@@ -41,12 +41,15 @@ class Trackers:
             self._each(lambda t: t.text("method", formula))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Numbers of one step, to all of them."""
         self._each(lambda t: t.log(metrics, step))
 
     def summary(self, values: Mapping[str, float]) -> None:
+        """What the whole run came to, to all of them."""
         self._each(lambda t: t.summary(values))
 
     def close(self) -> None:
+        """The end, for all of them."""
         self._each(lambda t: t.close())
         self._running.clear()
 

@@ -42,7 +42,9 @@ class Queue:
 
     # -- state -----------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: batches sampled and not yet trained on."""
         return {"waiting": self.waiting, "sampled": self.sampled}
 
     def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
         self.waiting, self.sampled = list(state["waiting"]), state["sampled"]

@@ -29,6 +29,7 @@ _PREFIX = "step-"
 
 
 def checkpoint_path(root: Path, step: int) -> Path:
+    """Where the checkpoint after a step lies."""
     return root / f"{_PREFIX}{step:06d}"
 
 
@@ -125,6 +126,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random(state: Mapping[str, Any]) -> None:
+    """Put the random generators back to where a checkpoint found them."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
 

@@ -53,6 +53,7 @@ class Gathering:
 
     @property
     def prompts(self) -> int:
+        """How many prompts have been kept."""
         return sum(b.layout.n_prompts for b in self.kept)
 
 

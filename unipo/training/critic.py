@@ -77,8 +77,10 @@ class Critic:
         return None if self.optimiser is None else self.optimiser.state()
 
     def load(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint's state of the optimiser."""
         if self.optimiser is not None and state is not None:
             self.optimiser.load(state)
 
     def save(self, folder: Path) -> None:
+        """Write the value model's weights into a directory."""
         self.model.save(folder)

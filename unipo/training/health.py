@@ -40,6 +40,7 @@ class Ends:
         self.series, self.evaluations = series, list(evaluations)
 
     def last(self, name: str) -> float | None:
+        """Mean of a metric over the last steps; None if it was not measured."""
         return mean(self.series.get(name, ())[-ENDS:])
 
     def first(self, name: str) -> float | None:
@@ -55,6 +56,7 @@ def health(series: Series, evaluations: Sequence[Mapping[str, Any]] = ()) -> lis
 
 
 def not_finite(ends: Ends) -> Alarm | None:
+    """Any number that was nan or infinite in the last steps."""
     bad = [
         name
         for name, values in ends.series.items()
@@ -70,6 +72,7 @@ def not_finite(ends: Ends) -> Alarm | None:
 
 
 def entropy_collapse(ends: Ends) -> Alarm | None:
+    """Entropy below a fifth of what it was, unless it was near 0 from the start."""
     first, last = ends.first("entropy"), ends.last("entropy")
     if first is None or last is None or first < 0.02 or last > 0.2 * first:
         return None
@@ -82,6 +85,7 @@ def entropy_collapse(ends: Ends) -> Alarm | None:
 
 
 def no_signal(ends: Ends) -> Alarm | None:
+    """Four of five groups without variance in their rewards."""
     share = ends.last("groups/zero_variance")
     if share is None or share < 0.8:
         return None
@@ -120,6 +124,7 @@ def overfitting(ends: Ends) -> Alarm | None:
 
 
 def lengths_exploding(ends: Ends) -> Alarm | None:
+    """Mean length doubled, and longer by 16 tokens or more."""
     first, last = ends.first("length/mean"), ends.last("length/mean")
     if first is None or last is None or last < 2 * first or last - first < 16:
         return None
@@ -132,6 +137,7 @@ def lengths_exploding(ends: Ends) -> Alarm | None:
 
 
 def truncation(ends: Ends) -> Alarm | None:
+    """Three of ten responses cut off by max_tokens."""
     share = ends.last("truncated")
     if share is None or share < 0.3:
         return None
@@ -144,6 +150,7 @@ def truncation(ends: Ends) -> Alarm | None:
 
 
 def sampler_gap(ends: Ends) -> Alarm | None:
+    """Log-probs of sampler and trainer 0.02 nats apart on average."""
     gap = ends.last("gap/mean")
     if gap is None or gap < 0.02:
         return None
@@ -156,6 +163,7 @@ def sampler_gap(ends: Ends) -> Alarm | None:
 
 
 def ratio_tails(ends: Ends) -> Alarm | None:
+    """One ratio in a hundred beyond 2 or below 0.5, or many tokens clipped."""
     low, high, clipped = ends.last("ratio/q01"), ends.last("ratio/q99"), ends.last("clip_fraction")
     tails = [f"1 % of the ratios lie above {high:.3g}"] if high is not None and high > 2 else []
     tails += [f"1 % lie below {low:.3g}"] if low is not None and low < 0.5 else []
@@ -171,6 +179,7 @@ def ratio_tails(ends: Ends) -> Alarm | None:
 
 
 def unscored(ends: Ends) -> Alarm | None:
+    """One response in twenty without a reward."""
     share = ends.last("unscored")
     if share is None or share < 0.05:
         return None

@@ -162,4 +162,5 @@ def _quantile(x: Tensor, q: float) -> Tensor:
 
 
 def engine_metrics(stats: EngineStats) -> dict[str, float]:
+    """What the engine counted."""
     return {"generation/steps": float(stats.steps), "generation/prefilled": float(stats.prompts)}

@@ -62,10 +62,12 @@ class Optimiser:
 
     @property
     def rate(self) -> float:
+        """Learning rate of the coming step."""
         factor = rate_factor(self.taken, self.total, self.config.warmup_steps or 0, self.config.schedule)
         return (self.config.learning_rate or 0.0) * factor
 
     def zero(self) -> None:
+        """Forget the gradients."""
         self.adam.zero_grad(set_to_none=True)
 
     def step(self) -> float:
@@ -96,9 +98,11 @@ class Optimiser:
         return value
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {"adam": self.adam.state_dict(), "taken": self.taken}
 
     def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
         self.adam.load_state_dict(state["adam"])
         self.taken = int(state["taken"])
 

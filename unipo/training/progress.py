@@ -36,9 +36,11 @@ class Display:
 
     def note(self, text: str) -> None:
         # A log file gets one line per note, however long; a terminal wraps at its own width.
+        """A line of text, above the bar if there is one."""
         self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
     def tracker_failed(self, name: str, what: str) -> None:
+        """Say that a tracker failed, and that nothing is lost."""
         self.note(f"tracker {name} failed: {what}. The run goes on; its directory has every number")
 
     @contextmanager
@@ -55,6 +57,7 @@ class Display:
             self.note(f"{what}: {took:.1f} s")
 
     def start(self, total: int, done: int) -> None:
+        """Show the bar: `done` of `total` steps lie behind."""
         self._total = total
         if not self.live or done >= total:
             return
@@ -78,6 +81,7 @@ class Display:
             self._progress.update(self._task, description=f"{finished} responses")
 
     def step(self, number: int, metrics: dict[str, float]) -> None:
+        """Move the bar on and show this step's numbers; warn where they look wrong."""
         self._watch(number, metrics)
         if self._progress is not None:
             # Numbers that do not fit would push the bar and the times out of the line.
@@ -107,6 +111,7 @@ class Display:
                 self.note(f"step {number}: warning: {alarm.title}. {alarm.text}")
 
     def accuracy(self, when: str, interval: Interval, what: str = "accuracy") -> None:
+        """A held-out evaluation, with its interval."""
         step = self._series["step"][-1] if self._series["step"] else 0
         self._evaluations.append({"step": step, **interval.as_dict()})
         self.note(
@@ -115,6 +120,7 @@ class Display:
         )
 
     def close(self) -> None:
+        """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

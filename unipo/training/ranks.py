@@ -29,6 +29,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
+        """Whether this process is the one that writes."""
         return self.rank == 0
 
     def gather_objects(self, item: Any) -> list[Any]:
@@ -64,11 +65,13 @@ class Ranks:
             at += p.numel()
 
     def sum_tensor(self, x: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
         if self.world > 1:
             dist.all_reduce(x)
         return x
 
     def barrier(self) -> None:
+        """Wait for all ranks."""
         if self.world > 1:
             dist.barrier()
 
@@ -87,5 +90,6 @@ def start_ranks(deadline: float = 600.0) -> Ranks:
 
 
 def stop_ranks(ranks: Ranks) -> None:
+    """Leave the process group."""
     if ranks.world > 1 and dist.is_initialized():
         dist.destroy_process_group()

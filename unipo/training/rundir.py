@@ -84,6 +84,7 @@ class RunDir:
         return len(line.encode())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """A line of numbers, to the file and to trackers."""
         self.append("metrics", {"step": step, **values})
         self._show(values, step)
 
@@ -105,6 +106,7 @@ class RunDir:
             self.told(name, what)
 
     def event(self, step: int, name: str, **details: Any) -> None:
+        """A line about something that was counted, skipped or failed."""
         self.append("events", {"step": step, "event": name, **details})
 
     def cut_after(self, step: int) -> None:
@@ -123,12 +125,14 @@ class RunDir:
                 os.replace(temporary, file)
 
     def result(self, values: Mapping[str, Any]) -> None:
+        """What the run came to."""
         if self.active:
             (self.path / "result.json").write_text(json.dumps(values, indent=1) + "\n")
             ends = {k: v for k in ("before", "after") if isinstance(v := values.get(k), Mapping)}
             self.trackers.summary({f"{end}/{k}": x for end, v in ends.items() for k, x in v.items()})
 
     def close(self) -> None:
+        """Close the files and end the trackers."""
         self.trackers.close()
         for name, count in self.trackers.failures.items():
             self.event(self._last, f"tracker {name} failed in all", count=count)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError
-from unipo.parts.part import Continuations, Measure
+from unipo.parts.part import Continuations, Measure, Scorer
 from unipo.policy.model import Policy
 from unipo.policy.value import ValueModel
 from unipo.tasks.chat import Chat
@@ -21,7 +21,7 @@ from unipo.training.ranks import Ranks
 
 
 @dataclass
-class RankedScorer:
+class RankedScorer(Scorer):
     """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here;
     sampled: tokens written to continue responses."""
 

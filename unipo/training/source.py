@@ -252,6 +252,7 @@ def _joined(pieces: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean of every component of the reward, over the responses that have it."""
     names = dict.fromkeys(name for m in marks for name in m["parts"])
     means = {}
     for name in names:
@@ -268,9 +269,11 @@ class Reader:
         self.method = method
 
     def room(self, wanted: int) -> int:
+        """How many prompts to draw for a step of `wanted`."""
         return wanted
 
     def state(self) -> Any:
+        """None: there is no unfinished work."""
         return None
 
     def load(self, state: Any) -> None:

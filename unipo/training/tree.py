@@ -38,6 +38,7 @@ class Node:
         return (*self.prefix, *self.segment.tokens.tolist())
 
     def leaves(self) -> Iterator[Node]:
+        """The ends of all branches below, in order; the node itself if it has none."""
         if not self.children:
             yield self
         for child in self.children:

@@ -31,6 +31,7 @@ class Draft:
 
     @staticmethod
     def empty(sample: int) -> Draft:
+        """A response that has not been begun."""
         nothing = torch.zeros(0)
         return Draft(sample, Rollout(nothing.long(), nothing, nothing, True), nothing.long())
 
@@ -42,6 +43,7 @@ class Draft:
         return Draft(self.sample, Rollout(tokens, logp, entropy, piece.truncated), stamped)
 
     def goes_on(self, budget: int) -> bool:
+        """Whether it was cut off before the budget's end."""
         return self.written.truncated and len(self.written.tokens) < budget
 
 
