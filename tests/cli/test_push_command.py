@@ -192,3 +192,10 @@ def test_what_the_hub_refuses_is_said(trained: Path, hub: tuple[str, list[tuple[
         to_hub(pack(str(trained)), "not a name at all", api=HfApi(endpoint=address, token="hf_none"))
     with pytest.raises(ConfigError, match="the hub did not take 'other/model'"):
         to_hub(pack(str(trained)), "other/model", api=HfApi(endpoint=f"{address}/nowhere", token="hf_none"))
+
+
+def test_a_directory_of_runs_is_told_from_a_run(unipo: Call, trained: Path) -> None:
+    said = unipo("push", trained.parent, "--to", "out")
+    assert said.status == 2
+    assert "name one of them" in said.err
+    assert str(trained) in said.err

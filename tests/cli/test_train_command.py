@@ -255,3 +255,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(unipo: Call, tmp_path: Pa
     assert said.status == 0, said.err
     assert f"resuming after step {done}" in said.err
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == done + 1
+
+
+@pytest.mark.parametrize(("model", "task"), [("starter", "scratchpad"), ("shapes", "shapes")])
+def test_a_shipped_model_trains_on_the_task_it_was_made_for(unipo: Call, tmp_path: Path, model: str, task: str) -> None:
+    pytest.importorskip("PIL")
+    unipo("train", "--method", "grpo-token", "--model", model, "--steps", 1, "--run", tmp_path / "run", *TINY)
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["task"] == task

@@ -16,7 +16,7 @@ from unipo.command.output import json_line, line, note, results_only
 from unipo.errors import ConfigError
 from unipo.registry import get_method
 from unipo.training.config import TrainConfig, from_dict, merged, nested, read_mapping, to_dict
-from unipo.training.defaults import starter_defaults
+from unipo.training.defaults import starter_defaults, trained_on
 from unipo.training.progress import measure_of
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _refuse_changes(stored: Mapping[str, Any], config: TrainConfig) -> None:
 def heading(config: TrainConfig) -> str:
     """What is about to happen, in one line."""
     model = config.policy.model or "the shipped model"
-    task = config.data.data or config.data.task or "scratchpad"
+    task = trained_on(config.policy.model, config.data.task, config.data.data)
     verb = "going on with" if config.resume else "training"
     return f"{verb} {model} on {task} with {config.method}: {config.steps} steps of {config.prompts} prompts"
 

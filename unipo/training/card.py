@@ -104,9 +104,14 @@ def _base(config: Mapping[str, Any]) -> str:
     return inline(model if is_hub_id(model) else Path(model).name)
 
 
+def _trained_on(config: Mapping[str, Any]) -> str:
+    data = config.get("data", {})
+    return str(data.get("data") or data.get("task") or "a task made in Python")
+
+
 def _task(config: Mapping[str, Any]) -> str:
     data = config.get("data", {})
-    name = str(data.get("data") or data.get("task") or "scratchpad")
+    name = _trained_on(config)
     reward = f", scored by {inline(data['reward'])}" if data.get("reward") else ""
     return inline(name if is_hub_id(name) else Path(name).name) + reward
 
@@ -172,11 +177,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _evaluations(run: Path, step: int) -> list[dict[str, Any]]:
     """The run's own evaluation before and at this step, then those that `unipo eval` left behind."""
     config = read_mapping(run / "config.yaml")
-    data = config.get("data", {})
-    task, temperature = (
-        str(data.get("data") or data.get("task") or "scratchpad"),
-        config.get("eval", {}).get("temperature"),
-    )
+    task, temperature = _trained_on(config), config.get("eval", {}).get("temperature")
     rows: dict[str, dict[str, Any]] = {}
     for record in _lines(run / "evaluations.jsonl"):
         if record["when"] == "before" or record["step"] == step:

@@ -16,7 +16,13 @@ STARTER_DEFAULTS: dict[str, Any] = {
     "eval": {"prompts": 512},
 }
 STARTER = "starter"
-SHAPES = "shapes"  # the shipped model of images and text
+SHAPES = "shapes"  # the shipped model of images and text, and its task
+SCRATCHPAD = "scratchpad"  # the starter's task
+
+
+def trained_on(model: str, task: str = "", data: str = "") -> str:
+    """The data or task of these settings; where neither is named, what the shipped model was made for."""
+    return data or task or (SHAPES if model == SHAPES else SCRATCHPAD)
 
 
 def starter_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +30,6 @@ def starter_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     policy, data = values.get("policy") or {}, values.get("data") or {}
     if not isinstance(policy, Mapping) or not isinstance(data, Mapping):
         return {}  # a section that is no mapping is reported where the configuration is made
-    task = str(data.get("task") or "scratchpad").partition("?")[0]
-    own = policy.get("model", "") in ("", STARTER) and not data.get("data") and task == "scratchpad"
+    task = str(data.get("task") or SCRATCHPAD).partition("?")[0]
+    own = policy.get("model", "") in ("", STARTER) and not data.get("data") and task == SCRATCHPAD
     return dict(STARTER_DEFAULTS) if own else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unipo.errors import CheckpointError
+from unipo.errors import CheckpointError, ConfigError
 from unipo.training.checkpoint import list_checkpoints, newest_good, verify_checkpoint
 
 
@@ -21,7 +21,8 @@ class Saved:
 def find_saved(name: str | Path) -> Saved | None:
     """The model in a run (its newest whole checkpoint), in a checkpoint, or in a directory; None for another name.
 
-    Raises CheckpointError for a run without a checkpoint, and where the checkpoint is damaged.
+    Raises CheckpointError for a run without a checkpoint, and where the checkpoint is damaged; ConfigError for a
+    directory of runs.
     """
     path = Path(name)
     if not str(name) or not path.is_dir():
@@ -31,6 +32,8 @@ def find_saved(name: str | Path) -> Saved | None:
         if found is None:
             raise CheckpointError(f"the run {path} has no checkpoint yet")
         return Saved(found[1] / "model", path, found[0])
+    if not (path / "config.json").is_file() and (runs := sorted(p for p in path.iterdir() if is_run(p))):
+        raise ConfigError(f"{path} holds {len(runs)} runs; name one of them, such as {runs[-1]}")
     folder = path / "model" if (path / "trainer.pt").is_file() else path
     place = folder.resolve()
     run = place.parents[2] if len(place.parents) > 2 else place

@@ -26,7 +26,7 @@ from unipo.tasks.registry import resolve_task
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.config import DataConfig, TrainConfig
 from unipo.training.continuous import StepEncoder, engine_for, policy_kind
-from unipo.training.defaults import SHAPES, STARTER
+from unipo.training.defaults import SCRATCHPAD, SHAPES, STARTER, trained_on
 from unipo.training.optim import resolve_optim
 from unipo.training.prompts import Prompt
 from unipo.training.setting import changed
@@ -62,7 +62,10 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     random.seed(config.seed)
     method = resolve_method(config.method, config.set, config.plugin).bound_to(config.sampling.max_tokens)
     config = replace(config, optim=resolve_optim(config.optim, method.defaults))
-    task = task or load_task(config.data, method)
+    if task is None:
+        named = trained_on(config.policy.model, config.data.task, config.data.data)
+        config = config if config.data.data else replace(config, data=replace(config.data, task=named))
+        task = load_task(config.data, method)
     chosen = _reward(method, config.data, reward, task)
     spec = _with_reference(_with_starter(config.policy), method)
     policy = load_policy(spec, config.sampling.temperature, policy_kind(method.source))
@@ -111,8 +114,8 @@ def load_task(data: DataConfig, method: Method) -> Task:
     kind = "auto" if method.online else ("preference" if "preference" in method.source.adds else "demonstration")
     if not data.data:
         options: dict[str, Any] = {}
-        name = data.task or "scratchpad"
-        if name.partition("?")[0] == "scratchpad" and method.source.reads_responses:
+        name = data.task or SCRATCHPAD
+        if name.partition("?")[0] == SCRATCHPAD and method.source.reads_responses:
             options["responses"] = "pair" if kind == "preference" else "demonstration"
         return resolve_task(name, options)
     from unipo.tasks.dataset import dataset_task

@@ -61,7 +61,7 @@ def about(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "steps": config.get("steps"),
         "model": (config.get("policy") or {}).get("model") or "the shipped model",
-        "task": data.get("data") or data.get("task") or "scratchpad",
+        "task": data.get("data") or data.get("task") or "a task made in Python",
         "config": flat(config),
         "method": run.method(),
     }
