@@ -66,8 +66,8 @@ def _members(kind: type[Any]) -> Iterator[str]:
 
 
 def page(name: str) -> str:
-    """The Markdown of a module's page; the docstrings are filled in by mkdocstrings."""
-    return f"# {name}\n\n::: {name}\n"
+    """The Markdown of a module's page; the docstrings are filled in by mkdocstrings. A search finds guides first."""
+    return f"---\nsearch:\n  boost: 0.2\n---\n\n# {name}\n\n::: {name}\n"
 
 
 def address(name: str) -> str:
