@@ -20,7 +20,7 @@ from unipo.starter.tokenizer import build_tokenizer  # noqa: E402
 from unipo.tasks.chat import encode_prompt, encode_prompts, encode_response  # noqa: E402
 from unipo.tasks.dataset import Heldout, dataset_task, prompt_key  # noqa: E402
 from unipo.tasks.fields import Fields, to_examples  # noqa: E402
-from unipo.tasks.pictures import Pictures, black, marked, open_picture, picture_key  # noqa: E402
+from unipo.tasks.pictures import Pictures, marked, normal, open_picture, picture_key, plain  # noqa: E402
 from unipo.tasks.task import Example  # noqa: E402
 from unipo.training.prompts import Prompt  # noqa: E402
 
@@ -86,7 +86,7 @@ def test_token_ids_are_those_of_the_processor(processor: Any, red: Any) -> None:
     assert ids.count(processor.image_token_id) == 16
     pixels = Pictures((red,), processor.image_processor).pixels()
     assert torch.equal(pixels, expected["pixel_values"])
-    assert torch.equal(black(processor), torch.tensor([-1.0, -1.0, -1.0]))
+    assert torch.equal(plain(processor.image_processor, "black"), torch.tensor([-1.0, -1.0, -1.0]))
     assert len(Pictures((), processor.image_processor).pixels()) == 0
     assert encode_prompt(processor.tokenizer, Example("ab", images=(red,)), "never", processor=processor).count(
         processor.image_token_id
@@ -179,3 +179,17 @@ def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtra, match=r"unipo\[vision\]"):
         open_picture(base64.b64decode(""))
+
+
+def test_noise_depends_on_the_draw_alone_and_has_the_strength_asked_for(processor: Any, red: Any) -> None:
+    clean = Pictures((red, red), processor.image_processor)
+    noisy = clean.noisier(0.1)
+    assert torch.equal(noisy.pixels(7), noisy.pixels(7))
+    assert not torch.equal(noisy.pixels(7), noisy.pixels(8))
+    assert torch.equal(clean.pixels(7), clean.pixels(8))
+    noise = noisy.pixels(7) - clean.pixels()
+    assert not torch.equal(noise[0], noise[1])
+    # black to white is 2 in this processor's scale
+    assert float(noise.std()) == pytest.approx(0.2, rel=0.1)
+    assert float(noise.mean()) == pytest.approx(0.0, abs=0.03)
+    assert torch.isfinite(normal((100_000,), 3)).all()

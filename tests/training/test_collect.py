@@ -16,9 +16,9 @@ from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
 from unipo.method import Method
-from unipo.parts.curriculum import Curriculum, DomainWeights
+from unipo.parts.curriculum import Curriculum, DomainWeights, Hint, Rewrite, Rewrites
 from unipo.registry import get_method
-from unipo.tasks.task import Example
+from unipo.tasks.task import Example, Sample, Scores
 from unipo.training.collect import Collector, Rewritten
 from unipo.training.prompts import Prompt, PromptStream
 from unipo.training.rewriting import problem_of, with_problem
@@ -229,7 +229,8 @@ def test_rewritten_prompts_are_groups_of_their_own_beside_their_originals() -> N
         ]
         draws = stream.reserve(len(made))
         fresh = tuple(replace(p, draw=d) for p, d in zip(made, draws, strict=True))
-        return Rewritten(fresh, tuple(r.label for r in found.requests), {"asked": len(made)}, 1.5, 99)
+        origins = tuple(r.prompt for r in found.requests)
+        return Rewritten(fresh, origins, tuple(r.label for r in found.requests), {"asked": len(made)}, 1.5, 99)
 
     collected, sampled = Collector(method, Answers(), stream, 3, rewriter)({})
     assert collected is not None
@@ -265,8 +266,6 @@ class Echo(Curriculum):
     adds = ("variant",)
 
     def rewrites(self, batch: Batch, problems: Sequence[str]) -> Any:
-        from unipo.parts.curriculum import Rewrite, Rewrites
-
         asked = tuple(Rewrite(p, text, "echo") for p, text in enumerate(problems))
         return Rewrites(asked, temperature=0.7, max_tokens=4)
 
@@ -300,6 +299,99 @@ def test_the_policy_rewrites_in_a_real_run(tmp_path: Path) -> None:
     assert first.sampled_tokens > first.batch.layout.n_tokens
     assert trainer.stream.drawn == 3 + 3 + 3
     assert trainer.stream.epoch == 3 / len(setup.train)
+
+
+@dataclass(frozen=True)
+class Instead(Curriculum):
+    """Makes something of the first prompt, which is learnt from in its place."""
+
+    adds = ("variant",)
+    replaces = True
+
+    def formula(self) -> str:
+        return "x' in place of x"
+
+
+def test_what_is_made_of_a_prompt_may_take_its_place() -> None:
+    method = get_method("grpo").but(name="instead", curriculum=Instead())
+    data = prompts(1, 2, 3)
+    stream = PromptStream(data, 0, method.curriculum)
+    seen: list[object] = []
+
+    def rewriter(batch: Batch, chosen: Sequence[Prompt]) -> Rewritten:
+        seen.append(batch.states)
+        (draw,) = stream.reserve(1)
+        easier = replace(chosen[0], example=replace(chosen[0].example, row={"right": 4}), draw=draw)
+        return Rewritten((easier,), (0,), ("hard",))
+
+    collected, _ = Collector(method, Answers(), stream, 3, rewriter)({"memory": {"a": 1}})
+    assert collected is not None
+    assert collected.batch.variant == ["", "", "hard"]
+    assert len(set(collected.batch.prompt_id.tolist())) == 3
+    assert collected.batch.row[2] == {"right": 4}
+    assert collected.sampled_tokens == 4 * GROUP
+    assert seen == [{"memory": {"a": 1}}]
+
+
+@dataclass(frozen=True)
+class Helped(Curriculum):
+    """Gives half of the best of three solutions to every prompt."""
+
+    adds = ("variant",)
+    replaces = True
+
+    def rewrites(self, batch: Batch, problems: Sequence[str]) -> Any:
+        asked = tuple(Hint(p, f"{text}|{batch.answer[p]}", "hard", 3, 0.5) for p, text in enumerate(problems))
+        return Rewrites(asked, temperature=1.0, max_tokens=8)
+
+    def hinted(self, problem: str, beginning: str) -> str:
+        return f"{problem}&{beginning}"
+
+    def formula(self) -> str:
+        return "x + half of the best solution"
+
+
+class MostNines:
+    """More reward for more nines."""
+
+    name = "nines"
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        marks: list[float | None] = [float(s.text.count("9")) for s in samples]
+        return Scores(marks, marks)
+
+
+def test_a_hint_is_the_beginning_of_the_best_rewarded_solution() -> None:
+    from unipo.training.config import TrainConfig, from_dict
+    from unipo.training.loop import Trainer
+    from unipo.training.setup import build
+
+    config = from_dict(TrainConfig, {"method": "grpo", "prompts": 4, "sampling": {"max_tokens": 8}})
+    setup = build(config, reward=MostNines())
+    setup = replace(setup, method=setup.method.but(name="helped", curriculum=Helped()))
+    trainer = Trainer(setup)
+    written: list[tuple[str, list[str]]] = []
+    generate = setup.engine.generate
+
+    def watching(requests: Any, sampling: Any, progress: Any = None) -> Any:
+        groups = generate(requests, sampling, progress)
+        decode = setup.policy.tokenizer.decode
+        for request, group in zip(requests, groups, strict=True):
+            written.append((decode(list(request.prompt)), [decode(r.tokens.tolist()) for r in group]))
+        return groups
+
+    setup.engine.generate = watching  # type: ignore[method-assign]
+    first = trainer.collect()
+    assert first is not None
+    assert first.batch.variant == ["hard"] * 4
+    solutions = [(said, texts) for said, texts in written if len(texts) == 3]
+    assert len(solutions) == 4
+    for (said, texts), prompt in zip(solutions, first.batch.prompt, strict=True):
+        best = max(texts, key=lambda t: t.count("9"))  # the first of equals, as max does
+        problem, _, hint = problem_of(prompt).partition("&")
+        assert f"{problem}|" in said
+        assert hint
+        assert best.strip().startswith(hint)
 
 
 def test_the_rewards_components_are_a_column_of_every_sampled_batch(tmp_path: Path) -> None:

@@ -67,6 +67,18 @@ def test_the_vision_side_moves_only_where_it_is_trained(vision: str, moved: bool
     assert torch.equal(mine, start) != moved
 
 
+def test_easy_prompts_get_noise_on_their_images_and_hard_ones_a_hint(tmp_path: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    run(whole, "deepvideo-r1", 3)
+    run(parted, "deepvideo-r1", 2)
+    quick(parted, "deepvideo-r1", steps=3, resume=True)
+    assert_same_run(whole, parted, 3)
+    first, *later = metrics(whole)
+    assert not [name for name in first if name.startswith("events/prompts rewritten")]  # nothing to compare with yet
+    for label in ("hard", "easy"):
+        assert any(line.get(f"events/prompts rewritten ({label})") for line in later)
+
+
 METHODS = {
     "reg-grpo": {"data.task": "shapes?size=24&heldout=0"},
     "tw-grpo": {"data.task": "shapes?size=24&heldout=0&kind=choices"},

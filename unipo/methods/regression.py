@@ -2,6 +2,7 @@
 
 from unipo.method import Paper
 from unipo.methods.grpo import grpo
+from unipo.parts.augmentation import DifficultyAugmentation
 from unipo.parts.average import GroupMean
 from unipo.parts.regression import GroupRegression
 from unipo.parts.regulariser import ReferenceKL
@@ -24,7 +25,7 @@ reg_grpo = register(
             "At the first update of a batch it is a plain policy gradient of size 2/eps; it regresses from the second on "
             "(source.minibatches or source.epochs).",
             "The scale of the log-ratios is free: the KL to the reference and the optimiser alone set the step.",
-            "The paper's other half, harder or easier prompts by noise on video frames and by hints, is not built.",
+            "The paper's other half, prompts made harder or easier, is `deepvideo-r1`.",
         ),
         doubts=(
             "How the authors treat the first step, where all log-ratios are 0: eps is ours.",
@@ -34,6 +35,31 @@ reg_grpo = register(
         limits=(
             "The scale of the log-ratios is free, and drifts where the KL to the reference is weak.",
             "With one update per batch it is an unclipped policy gradient.",
+        ),
+    )
+)
+
+deepvideo_r1 = register(
+    reg_grpo.but(
+        name="deepvideo-r1",
+        summary="Reg-GRPO whose hard prompts get the beginning of a solution, and whose easy ones get noise on their images.",
+        curriculum=DifficultyAugmentation(),
+        notes=(
+            *reg_grpo.notes[:3],
+            "Hard and easy are measured against the mean reward of the last 100 groups; the first step changes nothing.",
+            "A changed prompt is sampled as a group in the place of the original (beside it with curriculum.keep_original=true).",
+            "Prompts of words alone have no images to disturb: only hard ones are changed.",
+            "Frames of a video are the images of a prompt.",
+        ),
+        doubts=(
+            *reg_grpo.doubts,
+            "How the strengths of hint and noise grow with the difference of rewards: linear up to curriculum.full = 0.5 here.",
+            "Whether the original is trained on as well.",
+        ),
+        limits=(
+            *reg_grpo.limits,
+            "Every prompt is sampled twice, and hard ones need solutions sampled with the answer in view.",
+            "A hint may give the answer away, where most of a solution is shown.",
         ),
     )
 )

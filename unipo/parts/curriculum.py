@@ -27,10 +27,34 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
-class Rewrites:
-    """Rewritings to sample, one text each, and how."""
+class Hint:
+    """A prompt to be continued with the beginning of a solution of its own.
 
-    requests: tuple[Rewrite, ...]
+    question: the problem as it is shown to the policy for that, with its answer; traces: solutions to sample; share:
+    of the best-rewarded one's tokens, how many are given.
+    """
+
+    prompt: int
+    question: str
+    label: str
+    traces: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A prompt whose images are to be disturbed. std: of the noise, where black to white is 1."""
+
+    prompt: int
+    label: str
+    std: float
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """Prompts to make of others, and how what the policy writes for it is sampled."""
+
+    requests: tuple[Rewrite | Hint | Noise, ...]
     temperature: float
     max_tokens: int
 
@@ -56,12 +80,21 @@ class Curriculum(Part):
         return [n, *[0] * (len(sizes) - 1)]
 
     def rewrites(self, batch: Batch, problems: Sequence[str]) -> Rewrites | None:
-        """What the policy shall rewrite, after a sampling round. problems: [P] text of each prompt."""
+        """What shall be made of the prompts after a sampling round. problems: [P] text of each prompt."""
         return None
 
     def accept(self, text: str) -> str | None:
         """The rewritten prompt in what the policy wrote; None if there is none."""
         return text
+
+    def hinted(self, problem: str, beginning: str) -> str:
+        """The problem with the beginning of a solution."""
+        return f"{problem}\n{beginning}"
+
+    @property
+    def replaces(self) -> bool:
+        """Whether what is made of a prompt is learnt from in its place, rather than beside it."""
+        return False
 
 
 # -- mixtures of domains -----------------------------------------------------------------------------

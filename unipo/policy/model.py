@@ -40,7 +40,7 @@ from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Reading, Tape
 from unipo.policy.teacher import divergence_from_teacher
 from unipo.tasks.chat import Chat, control_tokens, encode_prompt
-from unipo.tasks.pictures import MARK, black, inputs_of, open_picture
+from unipo.tasks.pictures import MARK, inputs_of, open_picture, plain
 from unipo.tasks.task import Example
 
 # Hidden size from which a tape pays. Per token a layer's products grow with its square, what is kept only linearly;
@@ -194,7 +194,7 @@ class Policy:
 
     def black(self) -> Tensor:
         """[C] a black pixel as the model's processor makes it."""
-        return black(self.processor)
+        return plain(self.processor.image_processor, "black")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a piece of text, without special tokens."""

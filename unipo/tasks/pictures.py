@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +69,42 @@ def picture_key(source: Any) -> str:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a prompt and the image processor that makes pixels of them, when they are asked for."""
+    """The pictures of a prompt and the image processor that makes pixels of them, when they are asked for.
+
+    noise: standard deviation of normal noise on every pixel, where black to white is 1.
+    """
 
     sources: tuple[Any, ...]
     image_processor: Any
+    noise: float = 0.0
 
-    def pixels(self) -> Tensor:
-        """[n, C, H, W] in float32; [0, 3, 1, 1] for a prompt without any."""
+    def noisier(self, noise: float) -> Pictures:
+        """The same pictures with so much noise."""
+        return replace(self, noise=noise)
+
+    def pixels(self, draw: int = 0) -> Tensor:
+        """[n, C, H, W] in float32; [0, 3, 1, 1] for a prompt without any. draw: fixes the noise."""
         from unipo.batch import NO_IMAGES
 
-        return pixels_of(self.image_processor, [open_picture(s) for s in self.sources]) if self.sources else NO_IMAGES
+        if not self.sources:
+            return NO_IMAGES
+        made = pixels_of(self.image_processor, [open_picture(s) for s in self.sources])
+        if not self.noise:
+            return made
+        span = plain(self.image_processor, "white") - plain(self.image_processor, "black")
+        return made + self.noise * span[:, None, None] * normal(made.shape, draw)
+
+
+def normal(shape: Sequence[int], draw: int) -> Tensor:
+    """Standard normal numbers in float32 that depend on `draw` and their place alone."""
+    import torch
+
+    from unipo.chance import mix, uniform
+
+    count = math.prod(shape)
+    chance = uniform(mix(torch.tensor(draw)).expand(count), torch.arange(count))
+    # The middle of each of the 2^53 intervals, so that neither end is infinite.
+    return (math.sqrt(2) * torch.erfinv(2 * chance + 2.0**-53 - 1)).to(torch.float32).view(*shape)
 
 
 def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
@@ -88,11 +115,11 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
     return made
 
 
-def black(processor: Any) -> Tensor:
-    """[C] what a black pixel is after the processor's scaling."""
+def plain(image_processor: Any, colour: str) -> Tensor:
+    """[C] what a pixel of this colour is after the processor's scaling."""
     from PIL import Image
 
-    return pixels_of(processor.image_processor, [Image.new("RGB", (64, 64))])[0, :, 0, 0]
+    return pixels_of(image_processor, [Image.new("RGB", (64, 64), colour)])[0, :, 0, 0]
 
 
 # -- marks -----------------------------------------------------------------------------------------

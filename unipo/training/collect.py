@@ -31,9 +31,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Prompts made of others, each with its label, and what making them took."""
+    """Prompts made of others, each with the place of its original, its label, and what making them took."""
 
     prompts: tuple[Prompt, ...] = ()
+    origins: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     events: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -84,19 +85,26 @@ class Collector:
         self.surplus = None
         while have.prompts < self.wanted:
             have.rounds += 1
-            self._round(self.stream.take(self.source.room(self.wanted), memory), have, progress)
+            self._round(self.stream.take(self.source.room(self.wanted), memory), have, progress, states)
             if self.refill is None or (self.refill.rounds and have.rounds >= self.refill.rounds):
                 break
         learns = curriculum is not None and curriculum.state_key is not None and have.sampled
         return self._merge(have), Batch.concat(have.sampled) if learns else None
 
-    def _round(self, prompts: list[Prompt], have: Gathering, progress: Callable[[int], None] | None) -> None:
+    def _round(
+        self,
+        prompts: list[Prompt],
+        have: Gathering,
+        progress: Callable[[int], None] | None,
+        states: Mapping[str, Any],
+    ) -> None:
         """Sample these prompts and what is made of them; keep what the filters keep."""
         batch = self._sample(prompts, have, progress)
         have.sampled.append(batch)
-        if self.method.curriculum is not None and "variant" in self.method.curriculum.adds:
+        curriculum = self.method.curriculum
+        if curriculum is not None and "variant" in curriculum.adds:
             batch = batch.with_columns(None, variant=[""] * batch.layout.n_prompts)
-            made = self.rewriter(batch, prompts)
+            made = self.rewriter(replace(batch, states=states), prompts)
             have.events.update(made.events)
             have.parts[-1] = replace(
                 have.parts[-1],
@@ -105,7 +113,9 @@ class Collector:
             )
             if made.prompts:
                 extra = self._sample(list(made.prompts), have, progress)
-                batch = Batch.concat([batch, extra.with_columns(None, variant=list(made.labels))])
+                extra = extra.with_columns(None, variant=list(made.labels))
+                others = set(range(len(prompts))) - set(made.origins if curriculum.replaces else ())
+                batch = Batch.concat([batch.take_prompts(sorted(others)), extra]) if others else extra
         for selection in self.filters:
             keep = selection(batch)
             have.events[f"dropped by {type(selection).__name__}"] += int((~keep).sum())

@@ -41,7 +41,7 @@ class Prompt:
     @property
     def pixels(self) -> Tensor | None:
         """[n, C, H, W] of the prompt's images, made when asked for; None where the data has none."""
-        return None if self.images is None else self.images.pixels()
+        return None if self.images is None else self.images.pixels(self.draw)
 
 
 class PromptStream:
