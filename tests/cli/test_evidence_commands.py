@@ -14,6 +14,7 @@ import unipo as library
 from unipo.command.compare import Options, read
 from unipo.command.flags import parse
 from unipo.compare.plan import Budget
+from unipo.errors import ConfigError
 from unipo.registry import catalogue
 from unipo.reproduce.shelf import shelf
 
@@ -67,7 +68,22 @@ def test_the_standing_comparison_is_one_command() -> None:
     wanted = asked("--config", shelf() / "standing.yaml")
     assert len(wanted.plan.tasks) == 4  # type: ignore[attr-defined]
     assert wanted.page == "docs/comparison.md"  # type: ignore[attr-defined]
-    assert {a.method for a in wanted.plan.arms} == set(sampling())  # type: ignore[attr-defined]
+    assert {a.method for a in wanted.plan.arms} == set(sampling()) - {"ada-grpo"}  # type: ignore[attr-defined]
+    assert "ada-grpo" in wanted.note  # type: ignore[attr-defined]
+    for run in wanted.plan.runs:  # type: ignore[attr-defined]
+        wanted.plan.config(run, Path("runs"))  # type: ignore[attr-defined]
+
+
+def test_a_method_named_beside_all_keeps_its_settings() -> None:
+    plan = asked("papo[source.group_size=4]", "--all").plan  # type: ignore[attr-defined]
+    assert [a.name for a in plan.arms if a.method == "papo"] == ["papo[source.group_size=4]"]
+
+
+def test_a_method_may_be_left_out_of_all() -> None:
+    plan = asked("--all", "--without", "ppo", "--without", "dads").plan  # type: ignore[attr-defined]
+    assert set(sampling()) - {a.name for a in plan.arms} == {"ppo", "dads-rulereasoner"}
+    with pytest.raises(ConfigError, match="did you mean 'ppo'"):
+        asked("--all", "--without", "pppo")
 
 
 @pytest.mark.parametrize(

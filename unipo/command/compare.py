@@ -20,7 +20,7 @@ from unipo.compare.run import compare
 from unipo.compare.spelling import parse_arm, parse_budget, plain_train
 from unipo.compare.summary import heading, markdown, tables
 from unipo.errors import ConfigError, unknown
-from unipo.registry import catalogue, load_plugin
+from unipo.registry import catalogue, get_method, load_plugin
 from unipo.training.config import merged, read_mapping
 
 ABOUT = """Compare methods on equal budgets: the same starting weights, the same evaluation prompts, several seeds.
@@ -45,6 +45,7 @@ train: {lr: 1e-4}}. Options override it."""
 TEXT = {"metavar": "TEXT", "help_behavior_hint": ""}
 # Names of a file that options have too, where they differ.
 IN_FILE = ("arms", "all", "tasks", "seeds", "budget", "responses", "points", "out", "page", "jobs", "keep", "train")
+IN_FILE += ("without", "note")
 DEFAULTS: dict[str, Any] = {"seeds": 5, "budget": "100000 tokens", "responses": 64, "points": 5}
 
 
@@ -56,9 +57,16 @@ class Options:
         Positional[tuple[str, ...]],
         arg(help="methods, with settings in brackets", metavar="ARM ...", help_behavior_hint=""),
     ] = ()
-    all: Annotated[bool, FlagCreatePairsOff, arg(help="every method that samples tokens", help_behavior_hint="")] = (
-        False
-    )
+    all: Annotated[
+        bool,
+        FlagCreatePairsOff,
+        arg(help="every method that samples tokens; those also named keep their settings", help_behavior_hint=""),
+    ] = False
+    without: Annotated[
+        tuple[str, ...],
+        UseAppendAction,
+        arg(help="leave this one out of --all; may be repeated", metavar="METHOD", help_behavior_hint=""),
+    ] = ()
     task: Annotated[tuple[str, ...], UseAppendAction, arg(help="a task or data file; may be repeated", **TEXT)] = ()
     data: Annotated[str, arg(help="file, dataset directory or hub id instead of a task", **TEXT)] = ""
     reward: Annotated[str, arg(help="how a response is scored, if the task has no reward of its own", **TEXT)] = ""
@@ -95,13 +103,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be compared, and how."""
+    """What is to be compared, and how. note: what the page says besides."""
 
     plan: Plan
     out: Path
     jobs: int
     page: str = ""
     figure: bool = True
+    note: str = ""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -132,7 +141,9 @@ def read(options: Options) -> Asked:
     values = DEFAULTS | file
     given = {f.name: getattr(options, f.name) for f in fields(options)}
     values |= {
-        n: v for n in ("seeds", "responses", "budget", "jobs", "out", "page", "arms", "all", "keep") if (v := given[n])
+        n: v
+        for n in ("seeds", "responses", "budget", "jobs", "out", "page", "arms", "all", "without", "keep")
+        if (v := given[n])
     }
     if options.points >= 0:
         values["points"] = options.points
@@ -151,7 +162,8 @@ def read(options: Options) -> Asked:
         keep=bool(values.get("keep")),
     )
     out = Path(values["out"]) if values.get("out") else default_folder(plan)
-    return Asked(plan, out, int(values.get("jobs") or cores()), str(values.get("page") or ""), not options.no_figure)
+    page, told = str(values.get("page") or ""), str(values.get("note") or "")
+    return Asked(plan, out, int(values.get("jobs") or cores()), page, not options.no_figure, told)
 
 
 def _count(name: str, value: Any) -> int:
@@ -166,7 +178,9 @@ def _arms(values: Mapping[str, Any]) -> list[str]:
     if values.get("all"):
         # Continuous tokens are sampled in another way and do not start from the same score as the others.
         ordinary = [m.name for m in catalogue().values() if m.online and "step_ids" not in m.source.adds]
-        chosen += [name for name in ordinary if name not in chosen]
+        named = {get_method(parse_arm(arm).method).name for arm in chosen}
+        named |= {get_method(str(name)).name for name in values.get("without") or ()}
+        chosen += [name for name in ordinary if name not in named]
     if not chosen:
         raise ConfigError("what is to be compared? name methods, e.g. unipo compare grpo dapo, or give --all")
     return chosen
@@ -205,7 +219,7 @@ def publish(asked: Asked, found: Mapping[str, Any]) -> None:
     picture = page.with_suffix(".png")
     if asked.figure and drawn.is_file():
         picture.write_bytes(drawn.read_bytes())
-    page.write_text(markdown(found, "The methods side by side", picture.name if picture.is_file() else ""))
+    page.write_text(markdown(found, "The methods side by side", picture.name if picture.is_file() else "", asked.note))
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -118,9 +118,9 @@ def heading(found: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(found: Mapping[str, Any], title: str, figure: str = "") -> str:
-    """A summary as a page. figure: its file, beside the page."""
-    blocks = [f"# {title}", heading(found) + ".", HOW]
+def markdown(found: Mapping[str, Any], title: str, figure: str = "", note: str = "") -> str:
+    """A summary as a page. figure: its file, beside the page; note: what else is to be said at its head."""
+    blocks = [f"# {title}", heading(found) + ".", HOW, *([note] if note else [])]
     if figure:
         blocks.append(f"![Held-out score over the budget]({figure})")
     for name, head, rows in tables(found):
