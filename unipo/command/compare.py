@@ -44,8 +44,10 @@ train: {lr: 1e-4}}. Options override it."""
 
 TEXT = {"metavar": "TEXT", "help_behavior_hint": ""}
 # Names of a file that options have too, where they differ.
-IN_FILE = ("arms", "all", "tasks", "seeds", "budget", "responses", "points", "out", "page", "jobs", "keep", "train")
-IN_FILE += ("without", "note")
+IN_FILE = (
+    *("arms", "all", "without", "tasks", "seeds", "budget", "responses", "points", "out", "page", "note", "jobs"),
+    *("keep", "train"),
+)
 DEFAULTS: dict[str, Any] = {"seeds": 5, "budget": "100000 tokens", "responses": 64, "points": 5}
 
 
