@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from unipo.compare.figure import on_grid
 from unipo.compare.outcome import Outcome, Point, cost, curve, outcome_of, read, write
 from unipo.compare.plan import Budget, Plan
+from unipo.compare.run import picture_of
 from unipo.compare.spelling import parse_arm
-from unipo.compare.summary import markdown, summarise, tables
+from unipo.compare.summary import MANY, markdown, parents, summarise, tables
 from unipo.errors import TrainingError
 
 
@@ -95,6 +97,45 @@ def test_a_summary_by_hand() -> None:
     page = markdown(found, "Title", "x.png")
     assert "| dapo | 86.7 [70.0, 100.0] |" in page
     assert "![Held-out score over the budget](x.png)" in page
+
+
+def test_an_arm_stands_beside_the_method_it_grew_from() -> None:
+    arms = ("cepo", "grpo[lr=1e-4]", "dapo", "papo-dapo", "grpo")
+    plan = replace(PLAN, arms=tuple(parse_arm(a) for a in arms))
+    # cepo grew from rlsd, which is not there, and that from grpo; of two arms of grpo the first counts
+    assert parents(plan, list(arms)) == {
+        "cepo": "grpo[lr=1e-4]",
+        "dapo": "grpo[lr=1e-4]",
+        "papo-dapo": "dapo",
+    }
+    assert parents(plan, ["cepo", "papo-dapo"]) == {}
+    outcomes = [made("grpo", i, f) for i, f in enumerate((0.6, 0.7, 0.8))]
+    outcomes += [made("dapo", i, f) for i, f in enumerate((0.7, 0.7, 0.9))]
+    found = summarise(PLAN, outcomes, {})
+    grown = found["results"]["dapo"]["grown_from"]
+    assert (grown["arm"], grown["difference"]["value"]) == ("grpo", pytest.approx(0.2 / 3))
+    assert grown["difference"]["low"] == pytest.approx(0.0)  # the seeds are paired
+    assert "grown_from" not in found["results"]["grpo"]
+
+
+def test_many_arms_are_shown_in_one_table_and_without_curves(tmp_path: Path) -> None:
+    arms = ["grpo", *(f"grpo[lr={i}e-6]" for i in range(1, MANY)), "dapo"]
+    plan = replace(PLAN, arms=tuple(parse_arm(a) for a in arms), tasks={"t": "t", "u": "u"}, seeds=(0, 1))
+    outcomes = [
+        made(arm, seed, 0.5 + 0.01 * place + 0.1 * seed, task)
+        for place, arm in enumerate(arms)
+        for task in ("t", "u")
+        for seed in (0, 1)
+    ]
+    found = summarise(plan, outcomes, {})
+    overview, against, _ = tables(found)
+    assert overview[1] == ("%", "final, IQM", "area, IQM", "t (before: 50.0 %)", "u (before: 50.0 %)")
+    assert [row[0] for row in overview[2]] == arms[::-1]
+    assert against[2] == [("dapo", "grpo", "12.0 [12.0, 12.0]", against[2][0][3])]
+    picture = picture_of(plan, outcomes, found, tmp_path / "many.png")
+    assert picture is not None
+    assert picture.stat().st_size > 10_000
+    assert "Left out: none." in markdown(found, "Many", picture.name, "Left out: none.")
 
 
 def test_an_arm_with_a_failed_run_is_named_and_has_no_numbers() -> None:

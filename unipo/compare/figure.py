@@ -69,6 +69,8 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).flatten()
     looks = {a: (COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]) for i, a in enumerate(arms)}
+    if not tasks:  # points are named beside their axis
+        looks = dict.fromkeys(arms, (COLOURS[0], STYLES[0]))
     for axis, task in zip(axes, tasks, strict=False):
         _curves(axis, outcomes, task, budget, looks)
     for axis, (name, values) in zip(axes[len(tasks) :], bars.items(), strict=False):

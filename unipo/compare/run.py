@@ -12,7 +12,7 @@ from unipo.compare.crew import alone, work
 from unipo.compare.figure import draw
 from unipo.compare.outcome import Outcome, read
 from unipo.compare.plan import Plan, Run, check, settle
-from unipo.compare.summary import markdown, matrix, summarise
+from unipo.compare.summary import MANY, SCORES, markdown, matrix, summarise
 from unipo.compare.worker import Job
 from unipo.errors import ConfigError
 from unipo.evaluate.statistics import bootstrap, interquartile_mean
@@ -102,5 +102,13 @@ def picture_of(plan: Plan, outcomes: Sequence[Outcome], found: dict[str, Any], p
     arms, tasks = list(found["results"]), list(plan.tasks)
     if not arms:
         return None
-    bars = {"final, IQM": {a: bootstrap(interquartile_mean, matrix(outcomes, a, tasks, "final")) for a in arms}}
-    return draw(outcomes, arms, tasks, found["budget"], path, bars)
+    if len(arms) <= MANY:
+        bars = {"final, IQM": {a: bootstrap(interquartile_mean, matrix(outcomes, a, tasks, "final")) for a in arms}}
+        return draw(outcomes, arms, tasks, found["budget"], path, bars)
+    # So many curves cannot be told apart.
+    arms.sort(key=lambda a: -found["results"][a]["iqm"]["final"]["value"])
+    bars = {
+        f"{name}, IQM": {a: bootstrap(interquartile_mean, matrix(outcomes, a, tasks, name)) for a in arms}
+        for name in SCORES
+    }
+    return draw(outcomes, arms, [], found["budget"], path, bars)

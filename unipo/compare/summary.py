@@ -13,7 +13,10 @@ from unipo.compare.plan import Plan
 from unipo.errors import TrainingError
 from unipo.evaluate.statistics import Estimate, bootstrap, improvement, interquartile_mean, mean_score
 from unipo.markdown import table
+from unipo.registry import get_method
 
+# More arms than this are shown in one table for all tasks, each beside the method it grew from instead of all others.
+MANY = 12
 SCORES = ("final", "area")
 COSTS = ("tokens", "updates", "passes", "seconds")
 HOW = (
@@ -51,12 +54,30 @@ def summarise(plan: Plan, outcomes: Sequence[Outcome], failures: Mapping[str, st
             "mean": {s: bootstrap(mean_score, of[arm, s]).as_dict() for s in SCORES},
             "cost": _costs(of_arm(outcomes, arm)),
         }
+    for arm, parent in parents(plan, complete).items():
+        apart = of[arm, "final"] - of[parent, "final"]
+        arms[arm]["grown_from"] = {"arm": parent, "difference": bootstrap(mean_score, apart).as_dict()}
     pairs = {
         a: {b: bootstrap(improvement, of[a, "final"], of[b, "final"]).as_dict() for b in complete if b != a}
         for a in complete
     }
     start = {t: next(iter(o.curve[0].score for o in outcomes if o.task == t), None) for t in tasks}
     return {**plan.record(), "start": start, "results": arms, "improvement": pairs, "failures": dict(failures)}
+
+
+def parents(plan: Plan, arms: Sequence[str]) -> dict[str, str]:
+    """Of each arm the one whose method it grew from, or the nearest ancestor that was run; without those that have none."""
+    plugins = tuple(plan.train.get("plugin", ()))
+    runs = {a.name: a.resolved(plugins) for a in plan.arms if a.name in arms}
+    of_method = {a.method: a.name for a in reversed(plan.arms) if a.name in arms}
+    found = {}
+    for name, method in runs.items():
+        above = method.parent
+        while above and above not in of_method:
+            above = get_method(above).parent
+        if above and of_method[above] != name:
+            found[name] = of_method[above]
+    return found
 
 
 def _costs(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -91,21 +112,51 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     """Title, head and rows of each table of a summary."""
     arms, tasks = found["results"], list(found["tasks"])
     order = sorted(arms, key=lambda a: -arms[a]["iqm"]["final"]["value"])
-    made: list[Table] = []
-    for task in tasks:
-        rows = [(a, *(percent(arms[a]["tasks"][task][s]) for s in SCORES)) for a in order]
-        start = found["start"][task]
-        made.append((f"{task} (before: {100 * start:.1f} %)" if start is not None else task, ("%", *SCORES), rows))
-    if len(tasks) > 1:
-        rows = [(a, *(percent(arms[a]["iqm"][s]) for s in SCORES)) for a in order]
-        made.append(("all tasks, IQM", ("%", *SCORES), rows))
-    if len(order) > 1:
-        cells = found["improvement"]
-        rows = [(a, *("" if a == b else percent(cells[a][b]) for b in order)) for a in order]
-        made.append(("chance of improvement, final", ("%", *order), rows))
+    if len(order) > MANY:
+        made = [_overview(found, order), _against_parents(found, order)]
+    else:
+        made = [_of_task(found, task, order) for task in tasks]
+        if len(tasks) > 1:
+            rows = [(a, *(percent(arms[a]["iqm"][s]) for s in SCORES)) for a in order]
+            made.append(("all tasks, IQM", ("%", *SCORES), rows))
+        if len(order) > 1:
+            cells = found["improvement"]
+            rows = [(a, *("" if a == b else percent(cells[a][b]) for b in order)) for a in order]
+            made.append(("chance of improvement, final", ("%", *order), rows))
     rows = [(a, f"{arms[a]['cost']['steps']:.0f}", *(f"{arms[a]['cost'][c]:,.0f}" for c in COSTS)) for a in order]
     made.append(("cost of a run", ("", "steps", *COSTS), rows))
     return made
+
+
+def _of_task(found: Mapping[str, Any], task: str, order: Sequence[str]) -> Table:
+    rows = [(a, *(percent(found["results"][a]["tasks"][task][s]) for s in SCORES)) for a in order]
+    return _begun(found, task), ("%", *SCORES), rows
+
+
+def _begun(found: Mapping[str, Any], task: str) -> str:
+    start = found["start"][task]
+    return task if start is None else f"{task} (before: {100 * start:.1f} %)"
+
+
+def _overview(found: Mapping[str, Any], order: Sequence[str]) -> Table:
+    arms, tasks = found["results"], list(found["tasks"])
+    head = ("%", "final, IQM", "area, IQM", *(_begun(found, t) for t in tasks))
+    rows = []
+    for a in order:
+        finals = (percent(arms[a]["tasks"][t]["final"]) for t in tasks)
+        rows.append((a, *(percent(arms[a]["iqm"][s]) for s in SCORES), *finals))
+    return "all tasks; final score of each", head, rows
+
+
+def _against_parents(found: Mapping[str, Any], order: Sequence[str]) -> Table:
+    arms = found["results"]
+    grown = {a: arms[a]["grown_from"] for a in order if "grown_from" in arms[a]}
+    rows = []
+    for a in sorted(grown, key=lambda a: -grown[a]["difference"]["value"]):
+        parent = grown[a]["arm"]
+        rows.append((a, parent, percent(grown[a]["difference"]), percent(found["improvement"][a][parent])))
+    head = ("", "grown from", "final minus that, points", "chance of improvement, %")
+    return "against the method it grew from (same seeds, all tasks)", head, rows
 
 
 def heading(found: Mapping[str, Any]) -> str:
