@@ -151,9 +151,9 @@ def _overview(found: Mapping[str, Any], order: Sequence[str]) -> Table:
 def _against_parents(found: Mapping[str, Any], order: Sequence[str]) -> Table:
     arms = found["results"]
     grown = {a: arms[a]["grown_from"] for a in order if "grown_from" in arms[a]}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for a in sorted(grown, key=lambda a: -grown[a]["difference"]["value"]):
-        parent = grown[a]["arm"]
+        parent = str(grown[a]["arm"])
         rows.append((a, parent, percent(grown[a]["difference"]), percent(found["improvement"][a][parent])))
     head = ("", "grown from", "final minus that, points", "chance of improvement, %")
     return "against the method it grew from (same seeds, all tasks)", head, rows
