@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.parts.part import Divergence, Measure, Resampled
-from unipo.policy import attention, layer
+from unipo.policy import attention, fitting
 from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
 from unipo.policy.loading import DTYPES, add_lora, can_read_images, load_model, load_processor
@@ -304,7 +304,7 @@ def causal_of(model: nn.Module) -> PreTrainedModel:
 def prepare(causal: PreTrainedModel) -> str:
     """Switch to packed attention and faster layers, and switch dropout off: with dropout every ratio is noise.
 
-    Returns why the model keeps its own layers, '' if it does not (see `unipo.policy.layer`)."""
+    Returns why the model keeps its own layers, '' if it does not (see `unipo.policy.fitting`)."""
     causal.set_attn_implementation(attention_by_part(causal, attention.NAME))
     causal.eval()
     for module in causal.modules():
@@ -314,7 +314,7 @@ def prepare(causal: PreTrainedModel) -> str:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     patch_norms(causal)
-    return layer.install(causal)
+    return fitting.install(causal)
 
 
 def backbone_hidden(causal: PreTrainedModel, plan: Plan) -> Tensor:
