@@ -12,7 +12,7 @@ from unipo.compare.outcome import Outcome, Point, cost, curve, outcome_of, read,
 from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import picture_of
 from unipo.compare.spelling import parse_arm
-from unipo.compare.summary import MANY, markdown, parents, summarise, tables
+from unipo.compare.summary import MANY, how, markdown, parents, summarise, tables
 from unipo.errors import TrainingError
 
 
@@ -96,6 +96,9 @@ def test_a_summary_by_hand() -> None:
     assert titles == ["t (before: 50.0 %)", "chance of improvement, final", "cost of a run"]
     page = markdown(found, "Title", "x.png")
     assert "| dapo | 86.7 [70.0, 100.0] |" in page
+    assert "With 3 seeds" in page
+    assert "75 % of the time, not 95 %" in page
+    assert "of the time" not in how({"seeds": [0, 1, 2, 3, 4]})
     assert "![Held-out score over the budget](x.png)" in page
 
 

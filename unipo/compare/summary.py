@@ -169,9 +169,21 @@ def heading(found: Mapping[str, Any]) -> str:
     )
 
 
+def how(found: Mapping[str, Any]) -> str:
+    """What the brackets mean, and what they cannot with so few seeds."""
+    n = len(found["seeds"])
+    if not 2 <= n < 5:
+        return HOW
+    # The mean lies between the least and the greatest of n draws unless all fall on one side of it.
+    return (
+        f"{HOW} With {n} seeds the interval of one task cannot be wider than its runs lie apart, and holds the true mean "
+        f"about {100 * (1 - 2 * 0.5**n):.0f} % of the time, not 95 %; read it as the span of the runs."
+    )
+
+
 def markdown(found: Mapping[str, Any], title: str, figure: str = "", note: str = "") -> str:
     """A summary as a page. figure: its file, beside the page; note: what else is to be said at its head."""
-    blocks = [f"# {title}", heading(found) + ".", HOW, *([note] if note else [])]
+    blocks = [f"# {title}", heading(found) + ".", how(found), *([note] if note else [])]
     if figure:
         blocks.append(f"![Held-out score over the budget]({figure})")
     for name, head, rows in tables(found):
