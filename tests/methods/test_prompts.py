@@ -150,7 +150,7 @@ def test_a_curriculum_is_a_part_like_others() -> None:
     assert tuned.curriculum == DomainWeights(field="kind", tau=0.8)
     assert changed(tuned, {"curriculum.every": 4}).curriculum == DomainWeights(field="kind", tau=0.8, every=4)
     assert changed(tuned, {"curriculum": "None"}).curriculum is None
-    with pytest.raises(ConfigError, match="curriculum takes a curriculum such as .*DomainWeights"):
+    with pytest.raises(ConfigError, match=r"curriculum takes a curriculum such as .*DomainWeights"):
         changed(GRPO, {"curriculum": "Clipped()"})
     with pytest.raises(ConfigError, match=r"DomainWeights \(curriculum\) needs column 'score'"):
         get_method("sft").but(curriculum=DomainWeights())
