@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY, AREA
+from unipo.reproduce.logs import late
 
 
 def still(run: Path) -> dict[str, float]:
     """Share of groups without a signal, over the run."""
-    found = [m["groups/zero_variance"] for m in lines(run, "metrics") if "groups/zero_variance" in m]
-    return {"still": sum(found) / len(found)}
+    return {"still": late(run, "groups/zero_variance", share=1.0)}
 
 
 REPRODUCTION = Reproduction(

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import unipo.reproduce.quantised  # noqa: F401  (the source Quantised)
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY, AREA
+from unipo.reproduce.logs import late
 
 
 def mismatch(run: Path) -> dict[str, float]:
     """Mean difference of the two log-probs of a token, over the run."""
-    gaps = [m["gap/mean"] for m in lines(run, "metrics") if "gap/mean" in m]
-    return {"gap": sum(gaps) / len(gaps)}
+    return {"gap": late(run, "gap/mean", share=1.0)}
 
 
 REPRODUCTION = Reproduction(

@@ -1,6 +1,9 @@
-"""Uniform numbers that depend only on what they are for, so that no order of work changes a random choice."""
+"""Random numbers that depend only on what they are for, so that no order of work changes a random choice."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +29,14 @@ def uniform(seed: Tensor, position: Tensor) -> Tensor:
     """Float64 in [0, 1) from (seed, position). Both int64, same shape."""
     bits = mix(mix(seed + _GAMMA) + (position + 1) * _GAMMA)
     return _shift(bits, 11).to(torch.float64) * 2.0**-53
+
+
+def normal(shape: Sequence[int], seed: int) -> Tensor:
+    """Standard normal numbers in float32 that depend on `seed` and their place alone."""
+    count = math.prod(shape)
+    chance = uniform(mix(torch.tensor(seed)).expand(count), torch.arange(count))
+    # The middle of each of the 2^53 intervals, so that the lower end is not infinite.
+    return (math.sqrt(2) * torch.erfinv(2 * chance + 2.0**-53 - 1)).to(torch.float32).view(*shape)
 
 
 def token_chances(sample_id: Tensor, position: Tensor, step: int, count: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 A page per method with the kept results of its reproductions and an index (docs/methods), the metrics
 (docs/metrics.md), the settings (docs/settings.md), and two tables inside pages written by hand: the methods in
-README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page is not what would be written; a test runs it.
+README.md, the columns in docs/architecture.md.  `--check` writes nothing and fails if a page is not what would be
+written; a test runs it.
 """
 
 from __future__ import annotations

@@ -40,12 +40,18 @@ def run(path: Path, method: str, steps: int = 2, **settings: Any) -> Any:
     return quick(path, method, steps, **(SEEING | settings))
 
 
-def test_papo_masks_the_images_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    run(whole, "papo", 3)
-    run(parted, "papo", 2)
-    quick(parted, "papo", steps=3, resume=True)
+def resumed_like_whole(folder: Path, method: str) -> Path:
+    """A run of three steps, which one that was stopped after two and resumed equals bit for bit."""
+    whole, parted = folder / "whole", folder / "parted"
+    run(whole, method, 3)
+    run(parted, method, 2)
+    quick(parted, method, steps=3, resume=True)
     assert_same_run(whole, parted, 3)
+    return whole
+
+
+def test_papo_masks_the_images_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole = resumed_like_whole(tmp_path, "papo")
     assert all(line["passes/extra"] == 2 for line in metrics(whole))  # the reference, and the masked images
     stored = weights(whole, 3)
     assert any("vision_tower" in name for name in stored)
@@ -68,11 +74,7 @@ def test_the_vision_side_moves_only_where_it_is_trained(vision: str, moved: bool
 
 
 def test_easy_prompts_get_noise_on_their_images_and_hard_ones_a_hint(tmp_path: Path) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    run(whole, "deepvideo-r1", 3)
-    run(parted, "deepvideo-r1", 2)
-    quick(parted, "deepvideo-r1", steps=3, resume=True)
-    assert_same_run(whole, parted, 3)
+    whole = resumed_like_whole(tmp_path, "deepvideo-r1")
     first, *later = metrics(whole)
     assert not [name for name in first if name.startswith("events/prompts rewritten")]  # nothing to compare with yet
     for label in ("hard", "easy"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +84,7 @@ class Pictures:
     def pixels(self, draw: int = 0) -> Tensor:
         """[n, C, H, W] in float32; [0, 3, 1, 1] for a prompt without any. draw: fixes the noise."""
         from unipo.batch import NO_IMAGES
+        from unipo.chance import normal
 
         if not self.sources:
             return NO_IMAGES
@@ -93,18 +93,6 @@ class Pictures:
             return made
         span = plain(self.image_processor, "white") - plain(self.image_processor, "black")
         return made + self.noise * span[:, None, None] * normal(made.shape, draw)
-
-
-def normal(shape: Sequence[int], draw: int) -> Tensor:
-    """Standard normal numbers in float32 that depend on `draw` and their place alone."""
-    import torch
-
-    from unipo.chance import mix, uniform
-
-    count = math.prod(shape)
-    chance = uniform(mix(torch.tensor(draw)).expand(count), torch.arange(count))
-    # The middle of each of the 2^53 intervals, so that neither end is infinite.
-    return (math.sqrt(2) * torch.erfinv(2 * chance + 2.0**-53 - 1)).to(torch.float32).view(*shape)
 
 
 def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
