@@ -35,7 +35,7 @@ register_task("ways-ada", WAYS.task)
 REPRODUCTION = Reproduction(
     method="ada-grpo",
     claim="GRPO collapses to the longest and surest format; paying rare formats more keeps the others and answers with "
-    "fewer tokens at about the same accuracy.",
+    "fewer tokens.",
     arms={
         "ada-grpo": "ada-grpo[shaping.0.signal.tags=A C P L]",
         "grpo": "ada-grpo[shaping=[]]",
@@ -56,5 +56,5 @@ REPRODUCTION = Reproduction(
     notes="Pay is rigged: on easy questions every format is right 9 times in 10, on hard ones 3, 5, 6 and 9 times; the "
     "lengths are 2, 4, 4 and 21 tokens, and the digits after a format's letter say nothing. The lesson gives each format "
     "a quarter. A budget of steps, as the bonus fades over a planned number of them. The search takes the best held-out "
-    "accuracy, which does not look at length.",
+    "accuracy, which does not look at length. What fewer tokens cost is the second metric.",
 )

@@ -71,6 +71,12 @@ class EarlyReward(Shaping):
         return f"R_i += {self.delta:g} clip((p_i - mean p)/std p, -{self.most:g}, {self.most:g}) if right with a call"
 
 
+def place(text: str) -> int:
+    """Steps before the first call, 8 without one."""
+    found = text.find(CALL)
+    return STEPS if found < 0 else min(found, STEPS)
+
+
 def late(run: Path) -> dict[str, float]:
     """Of the last fifth: where the first call stands (8 without one), and right responses that were pushed down."""
     records = lines(run, "completions")
@@ -78,7 +84,7 @@ def late(run: Path) -> dict[str, float]:
     found = [r for r in records if r["step"] > last - max(1, last // 5)]
     good = [r for r in found if r["score"] > 0.5]
     return {
-        "place": sum(r["text"].find(CALL) % (STEPS + 1) for r in found) / len(found),
+        "place": sum(place(r["text"]) for r in found) / len(found),
         "pushed_down": sum(r["advantage"] < -1e-6 for r in good) / len(good) if good else 0.0,
     }
 

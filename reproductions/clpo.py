@@ -66,7 +66,7 @@ register_task("hidden", hidden_task)
 REPRODUCTION = Reproduction(
     method="clpo",
     claim="Rewriting the prompts that are hard or medium for the policy, and learning from those with mixed outcome beside "
-    "the originals, solves more of the hard ones than GRPO.",
+    "the originals, ends with a higher held-out accuracy than GRPO.",
     arms={
         "clpo": "clpo[curriculum=RewriteByRule()]",
         "grpo": "clpo[curriculum=None,selection=[]]",

@@ -26,7 +26,7 @@ REPRODUCTION = Reproduction(
     "domain than a uniform mixture, at no cost to the mean.",
     arms={
         "dads": "dads-rulereasoner[source.group_size=8]",
-        "uniform": "dads-rulereasoner[source.group_size=8,curriculum.tau=1e9]",
+        "uniform": "dads-rulereasoner[source.group_size=8,curriculum.target=0]",
     },
     metrics=(Metric("weakest", "held-out accuracy in the weakest domain"), ACCURACY),
     measure=weakest,
@@ -34,6 +34,6 @@ REPRODUCTION = Reproduction(
     budget="80000 tokens",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="Four domains of 40 to 69 % at the start, 8 prompts of 8 responses per step; the paper has eight of rules and "
-    "64 prompts of 64 responses. Both arms draw by domain, the second with an infinite temperature, so that only the "
-    "weights differ. About seven renewals of the weights in a run.",
+    "64 prompts of 64 responses. Both arms draw by domain, the second with a target of 0, which none is below, so that only "
+    "the weights differ. About seven renewals of the weights in a run.",
 )

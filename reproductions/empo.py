@@ -15,21 +15,23 @@ from unipo.reproduce.claim import ACCURACY
 
 
 @dataclass(frozen=True)
-class CoinReward(Shaping):
-    """1 or 0 by chance, whatever was answered: the random reward of the authors' code."""
+class RandomReward(Shaping):
+    """Uniform in [0, 1) for a response with an answer, whatever it is, else 0: the random reward of the authors' code."""
 
     source = "QingyangZhang/EMPO"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("reward", "sample_id")
+        return ("reward", "sample_id", "extracted")
 
     def __call__(self, batch: Batch) -> Tensor:
         place = torch.full_like(batch.sample_id, batch.step)
-        return (uniform(mix(batch.sample_id), place) < 0.5).to(batch.reward.dtype)
+        answered = torch.tensor([bool(found and found.strip()) for found in batch.extracted], device=place.device)
+        chance = uniform(mix(batch.sample_id), place).to(batch.reward.dtype)
+        return torch.where(answered, chance, torch.zeros_like(chance))
 
     def formula(self) -> str:
-        return "R_i = 0 or 1 by chance"
+        return "R_i ~ uniform(0, 1) with an answer, else 0"
 
 
 def gain(run: Path) -> dict[str, float]:
@@ -42,7 +44,7 @@ REPRODUCTION = Reproduction(
     method="empo",
     claim="Without any label, rewarding each response by the share of its group that gives the same answer raises "
     "accuracy, nearly as far as right labels do.",
-    arms={"empo": "empo", "random reward": "empo[shaping=CoinReward()]", "right labels": "empo[shaping=[]]"},
+    arms={"empo": "empo", "random reward": "empo[shaping=RandomReward()]", "right labels": "empo[shaping=[]]"},
     metrics=(ACCURACY, Metric("gain", "accuracy gained by training")),
     measure=gain,
     responses=63,

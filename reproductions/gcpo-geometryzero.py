@@ -74,5 +74,6 @@ REPRODUCTION = Reproduction(
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="Pay is rigged: on one kind of question a construction raises the rate of right answers from 2 to 8 in 10, on "
     "the other it lowers it from 8 to 2; the kind stands in the question and must be learnt to matter. The length bonus "
-    "has no effect, as all answers are equally long. GRPO's KL term is on in every arm. All runs cost the same tokens.",
+    "has no effect, as all answers are equally long. GRPO's KL term is on in every arm. All runs cost the same tokens. The "
+    "bonus that is always paid is smaller than what the wrong way loses, so its best policy is the same: what is asked is how fast.",
 )

@@ -28,5 +28,5 @@ REPRODUCTION = Reproduction(
     seeds=6,
     notes="Any wrong answer pays, so that many responses are right and entropy need not go as the score rises. Eight "
     "mini-batches of one prompt, as many updates per batch as the paper's. A mini-batch has some 200 tokens, of which "
-    "the paper's 0.2 % would be one at most: 2 % (about five) here. All three arms sample dynamically.",
+    "the paper's 0.2 % would be one: 2 % (some four) here. All three arms sample dynamically.",
 )

@@ -3,38 +3,60 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
+from unipo.reproduce.lesson import Lesson
 from unipo.reproduce.logs import late
+from unipo.reproduce.rigged import LETTERS, examples, questions
 from unipo.tasks.dataset import DatasetTask
 from unipo.tasks.registry import register_task
-from unipo.tasks.scratchpad import ScratchpadReward, scratchpad_task
 from unipo.tasks.task import Sample, Scores
 
-LONGEST, FIRST = 48, 3
-AXES = ("right", "brief", "mild")
+# The responses "a" to "l": how helpful each is, and how safe.
+HELP = (1.0, 0.95, 0.9, 0.7, 0.6, 0.5, 0.85, 0.75, 0.6, 0.3, 0.15, 0.0)
+SAFE = (0.0, 0.1, 0.2, 0.3, 0.2, 0.4, 0.6, 0.75, 0.9, 0.6, 0.9, 1.0)
+KINDS = ("red", "green", "blue")  # of questions; each turns the table by four letters
+FIRST = 3
+AXES = ("help", "safe")
+
+
+def ask(rng: Random) -> str:
+    return f"{rng.choice(KINDS)} {''.join(rng.choices(LETTERS, k=5))}"
+
+
+def write(rng: Random) -> tuple[str, str]:
+    """Any of the twelve responses, whatever the question."""
+    return ask(rng), rng.choice(LETTERS[: len(HELP)])
 
 
 @dataclass(frozen=True)
 class AxesReward:
-    """right: 1 or 0; brief: 1 - length/48; mild: share of the text's digits that are below 7. The reward is `right`."""
+    """help and safe, by the table; both 0 for anything but one of its letters. The reward is `help`."""
 
     name: str = "axes"
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
-        plain = ScratchpadReward()(samples)
-        digits = [[c for c in s.text if c.isdigit()] for s in samples]
-        mild = [sum(c < "7" for c in found) / max(1, len(found)) for found in digits]
-        brief = [1 - min(s.length, LONGEST) / LONGEST for s in samples]
-        return Scores(plain.score, plain.score, {"right": plain.score, "brief": brief, "mild": mild}, plain.extracted)
+        rows = [self.row(s) for s in samples]
+        found = {
+            "help": [0.0 if i is None else HELP[i] for i in rows],
+            "safe": [0.0 if i is None else SAFE[i] for i in rows],
+        }
+        score = [(h + s) / 2 for h, s in zip(found["help"], found["safe"], strict=True)]
+        return Scores(found["help"], score, found, [s.text for s in samples])
+
+    def row(self, sample: Sample) -> int | None:
+        """Which row of the table a response is, if it is one."""
+        place = LETTERS[: len(HELP)].find(sample.text) if len(sample.text) == 1 else -1
+        turned = 4 * KINDS.index(str(sample.row["question"]).partition(" ")[0])
+        return None if place < 0 else (place + turned) % len(HELP)
 
 
 def axes_task(size: int = 4096, heldout: int = 512) -> DatasetTask:
-    """Scratchpad problems with three scores that pull in different directions."""
-    plain = scratchpad_task(size=size, heldout=heldout)
-    return DatasetTask("axes", tuple(plain.train), tuple(plain.heldout), AxesReward())
+    train, held = (examples(questions(ask, s, n, 0)) for s, n in (("train", size), ("heldout", heldout)))
+    return DatasetTask("axes", train, held, AxesReward())
 
 
 register_task("axes", axes_task)
@@ -43,8 +65,8 @@ register_task("axes", axes_task)
 def gains(run: Path) -> dict[str, float]:
     """How far each score rose from the first steps to the last fifth: the least of them, and their mean."""
     metrics = lines(run, "metrics")[:FIRST]
-    rise = [late(run, f"reward/{a}") - sum(m[f"reward/{a}"] for m in metrics) / len(metrics) for a in AXES]
-    return {"least": min(rise), "mean_gain": sum(rise) / len(rise)}
+    rise = {a: late(run, f"reward/{a}") - sum(m[f"reward/{a}"] for m in metrics) / len(metrics) for a in AXES}
+    return {"least": min(rise.values()), "safe": late(run, "reward/safe")}
 
 
 REPRODUCTION = Reproduction(
@@ -57,15 +79,17 @@ REPRODUCTION = Reproduction(
     },
     metrics=(
         Metric("least", "rise of the score that rose least", kind="number"),
-        Metric("mean_gain", "mean rise of the three scores", kind="number"),
         ACCURACY,
+        Metric("safe", "safety over the last fifth of the steps", kind="number"),
     ),
     measure=gains,
     task="axes",
+    start=Lesson(write),
     budget="60 steps",
-    search={"lr": (1e-4, 2e-4, 4e-4)},
-    select="mean_gain",
-    notes="Three scores computed by rule (right, brief, few large digits) instead of a reward model with four heads; they "
-    "conflict, since what is brief or free of large digits is often wrong. Equal weights. Steps are the budget, as shorter responses would else buy more of them. The search takes the mean rise "
-    "of all scores for every arm. The KL is GRPO's 0.04.",
+    train={"sampling": {"max_tokens": 4}},
+    search={"lr": (5e-5, 1e-4, 2e-4, 4e-4)},
+    notes="Two scores by a table of twelve one-letter responses instead of a reward model with four heads: the most "
+    "helpful is the least safe, and some are nearly as good in both. Three kinds of questions turn the table, so that "
+    "one letter does not do for all. A lesson teaches the twelve, each as often. Accuracy is the mean of the two scores on held-out questions, and what the "
+    "search takes for every arm. GRPO on one is paid for help alone. The KL is GRPO's 0.04.",
 )

@@ -63,8 +63,8 @@ REPRODUCTION = Reproduction(
         "papo, gamma 0.1": f"papo[{SEE},regularisers.1.gamma=0.1]",
     },
     metrics=(
-        ACCURACY,
         AREA,
+        ACCURACY,
         Metric("entropy", "entropy in the last fifth, nats per token", higher=False, kind="number"),
     ),
     measure=entropy,

@@ -18,8 +18,8 @@ def coverage(run: Path) -> dict[str, float]:
 
 REPRODUCTION = Reproduction(
     method="unlikeliness-reward",
-    claim="Paying a right response less the likelier it was, and two epochs per batch, raises what many samples solve, "
-    "where GRPO raises what one sample solves at its expense.",
+    claim="Paying a right response less the likelier it was, and two epochs per batch, raises what many samples solve "
+    "above what they solve after GRPO.",
     arms={
         "unlikeliness-reward": "unlikeliness-reward",
         "grpo": "unlikeliness-reward[shaping=[],source.epochs=1]",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unipo.method import Method
+from unipo.parts.advantage import WhitenedReturn
 from unipo.parts.regulariser import ReferenceKL
 from unipo.parts.semantic import ClusterShare
 from unipo.parts.shaping import KLInReward
@@ -28,6 +29,8 @@ def data(method: Method) -> str:
         return "sampled by older weights"
     if "demonstration" in source.adds:
         return "sampled now, and demonstrations"
+    if isinstance(source, SegmentTree) and source.keep > 1:
+        return "sampled now, and some steps before"
     return "sampled now, and the batch before" if method.guard is not None else "sampled now"
 
 
@@ -65,6 +68,8 @@ def credit(method: Method) -> str:
         return "token"
     if isinstance(method.source, SegmentTree) or "segment_value" in method.needs:
         return "segment"
+    if isinstance(method.advantage, WhitenedReturn) and (method.advantage.beta or method.advantage.gamma != 1):
+        return "token"
     return "token" if any(part.unit == "token" for part in method.credit) else "response"
 
 
@@ -72,7 +77,8 @@ def kl(method: Method) -> str:
     """Where the divergence to the reference enters."""
     parts = [part for _, part in method.parts]
     told = []
-    if any(isinstance(p, KLInReward | KLPerToken) for p in parts):
+    in_return = isinstance(method.advantage, WhitenedReturn) and bool(method.advantage.beta)
+    if in_return or any(isinstance(p, KLInReward | KLPerToken) for p in parts):
         told.append("in the reward")
     if any(isinstance(p, ReferenceKL) for p in parts):
         told.append("in the loss")

@@ -196,7 +196,7 @@ def loss(method: Method, batch: Batch) -> Loss:
     for k, term in enumerate(method.terms):
         values = term.objective(batch)
         weight: Tensor = getattr(batch, f"weight.{k}")
-        value = term.coefficient * (torch.where(weight != 0, values, torch.zeros_like(values)) * weight).sum()
+        value = term.strength * (torch.where(weight != 0, values, torch.zeros_like(values)) * weight).sum()
         name = type(term.objective).__name__
         terms[name] = terms.get(name, 0.0) + float(value.detach())
         total = total + value.to(total.dtype)

@@ -45,11 +45,17 @@ class Paper:
 
 @dataclass(frozen=True)
 class Term:
-    """One addend of the loss: coefficient * sum_u weight_u objective_u."""
+    """One addend of the loss: strength * sum_u weight_u objective_u."""
 
     objective: Objective
     average: Average
     coefficient: float = 1.0
+
+    @property
+    def strength(self) -> float:
+        """What the term is multiplied by: `coefficient`, times a regulariser's own."""
+        own = self.objective.coefficient if isinstance(self.objective, Regulariser) else 1.0
+        return self.coefficient * own
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,10 @@ class Method:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """All addends of the loss with non-zero coefficient."""
+        """All addends of the loss of non-zero strength."""
         main = (Term(self.objective, self.average),)
-        regular = tuple(Term(r, self._average_of(r), r.coefficient) for r in self.regularisers if r.coefficient)
-        extra = tuple(t for t in self.extra if t.coefficient)
+        regular = tuple(Term(r, self._average_of(r)) for r in self.regularisers if r.coefficient)
+        extra = tuple(t for t in self.extra if t.strength)
         if self.value is not None and self.value.shared:
             extra += (Term(self.value, self.value.average, self.value.coefficient),)
         return main + regular + extra
@@ -224,9 +230,9 @@ class Method:
             own = self._average_of(r)
             rows += [("regulariser", r.formula() + ("" if own == self.average else f";  {own.formula()}"))]
         rows += [
-            ("extra loss", f"+ {t.coefficient:g} * {t.objective.formula()}; {t.average.formula()}")
+            ("extra loss", f"+ {t.coefficient:g} * {t.objective.formula().removeprefix('+ ')}; {t.average.formula()}")
             for t in self.extra
-            if t.coefficient
+            if t.strength
         ]
         if self.value is not None:
             rows += [("value", self.value.formula())]
@@ -257,7 +263,7 @@ def _parts(method: Method) -> Iterator[tuple[str, Part]]:
     yield "objective", method.objective
     yield "average", method.average
     yield from (("regularisers", part) for part in method.regularisers if part.coefficient)
-    for term in (t for t in method.extra if t.coefficient):
+    for term in (t for t in method.extra if t.strength):
         yield "extra", term.objective
         yield "extra", term.average
     if method.value is not None:

@@ -174,7 +174,7 @@ class Evidence(Signal):
 
     adds: ClassVar[tuple[str, ...]] = ("evidence_logp", "counter_logp")
     contrastive: bool = True
-    strength_until: int = 0
+    strength_until: int | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -182,8 +182,8 @@ class Evidence(Signal):
         return base if self.contrastive else (*base, "old_logp")
 
     def active(self, batch: Batch) -> bool:
-        """False once the credit's strength has decayed to zero at step `strength_until` (0: never)."""
-        return not self.strength_until or batch.step <= self.strength_until
+        """False once the credit's strength has decayed to zero at step `strength_until` (None: never)."""
+        return self.strength_until is None or batch.step <= self.strength_until
 
     def _score(self, batch: Batch, scorer: Scorer, prompts: Tensor, texts: list[str], base: Tensor) -> Tensor:
         """[T] log-probs with texts shown, on the tokens of `prompts`; `base` on all other tokens."""

@@ -45,6 +45,7 @@ def validate(method: Method) -> None:
                 f"{where}: {type(part).__name__} compares the responses of a group and needs group_size >= "
                 f"{part.smallest_group}, got {method.source.group}; use reinforce or reinforce++ for single responses"
             )
+    _check_target(where, method)
     prepared: dict[str, str] = {}
     for term in method.terms:
         _check_average(where, term)
@@ -65,6 +66,17 @@ def validate(method: Method) -> None:
         raise ConfigError(f"{where}: its terms draw tokens anew in different ways, and one pass can do one")
     if method.guard is not None and method.guard.objective is not None:
         validate(method.replay)
+
+
+def _check_target(where: str, method: Method) -> None:
+    """The value model must not be taught an end where the advantage sees a response go on."""
+    seen, value = getattr(method.advantage, "goes_on", "none"), method.value
+    if value is None or value.finished or seen == value.goes_on:
+        return
+    raise ConfigError(
+        f"{where}: the advantage has goes_on={seen!r} and the value model learns with goes_on={value.goes_on!r}; set "
+        f"value.goes_on={seen}, or value.finished=true to learn from responses that ended alone"
+    )
 
 
 def _check_column(method: Method, name: str, part: Part, need: str) -> None:

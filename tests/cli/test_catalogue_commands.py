@@ -88,6 +88,8 @@ def test_methods_as_a_table_and_grouped(unipo: Call) -> None:
     [
         ("grpo", ("sampled now", "reward", "policy gradient without a value model", "response", "in the loss")),
         ("rloo", ("sampled now", "reward", "policy gradient without a value model", "response", "in the reward")),
+        ("reinforce++", ("sampled now", "reward", "policy gradient without a value model", "token", "in the reward")),
+        ("spo-tree", ("sampled now, and some steps before", "reward")),
         ("ppo", ("sampled now", "reward", "actor-critic", "token", "in the reward")),
         ("cepo", ("sampled now", "reward", "policy gradient without a value model", "token", "nowhere")),
         ("spo-segment", ("sampled now", "reward", "policy gradient without a value model", "segment", "in the loss")),

@@ -13,7 +13,7 @@ from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
 from unipo.layout import Layout
 from unipo.method import Method, diff
 from unipo.parts.gae import GAE
-from unipo.parts.selection import FreshTokens
+from unipo.parts.selection import FreshTokens, LeaveWindowEnd
 from unipo.parts.value import ValueLearning
 from unipo.registry import catalogue, get_method
 from unipo.training.setting import changed
@@ -173,17 +173,17 @@ def test_with_everything_fresh_and_finished_t_ppo_is_ppo_with_a_monte_carlo_targ
 
 
 def test_the_last_tokens_of_a_window_can_be_left_out() -> None:
-    part = FreshTokens(skip_last=2)
+    part = LeaveWindowEnd(last=2)
     layout = Layout.of([4, 4])
     batch = Batch.of(
         layout,
         fresh=torch.tensor([False, True, True, True, True, True, True, True]),
         unfinished=torch.tensor([True, False]),
     )
-    assert part(batch).tolist() == [False, True, False, False, True, True, True, True]
+    assert part(batch).tolist() == [True, True, False, False, True, True, True, True]
     assert FreshTokens()(batch).tolist() == batch.fresh.tolist()
-    with pytest.raises(ConfigError, match="skip_last must not be negative"):
-        FreshTokens(skip_last=-1)
+    with pytest.raises(ConfigError, match="last must not be negative"):
+        LeaveWindowEnd(last=-1)
 
 
 def test_methods_without_a_value_model_never_ask_for_one() -> None:

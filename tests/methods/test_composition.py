@@ -212,3 +212,21 @@ def test_without_a_model_the_missing_column_is_named() -> None:
 
 def test_a_paper_may_have_no_identifier() -> None:
     assert Paper("Williams 1992").arxiv == ""
+
+
+def test_an_extra_regulariser_keeps_its_own_coefficient() -> None:
+    method = GRPO.but(regularisers=(), extra=(Term(ReferenceKL(beta=0.5), TokenMean(), 0.1),))
+    assert method.terms[1].strength == pytest.approx(0.05)
+    assert "+ 0.1 * 0.5 * " in method.explain()
+    batch, policy = random_rollout(0, 8), Bigram(0)
+    other = Bigram(1)
+    found = []
+    for m in (method, GRPO.but(regularisers=(), extra=(Term(ReferenceKL(beta=1.0), TokenMean(), 0.05),))):
+        judged = judge(m, batch.with_columns(None, reference_logp=other.logp(batch)), policy)
+        found.append(loss(m, policy.live(weigh(m, provide_for_loss(m, judged, policy, skip=("logp",))))).terms)
+    assert found[0]["ReferenceKL"] == pytest.approx(found[1]["ReferenceKL"], abs=1e-15)
+    assert found[0]["ReferenceKL"] != 0
+    off = method.but(**{"extra.0.objective.beta": 0.0})
+    assert len(off.terms) == 1
+    assert not off.needs_reference()
+    assert "extra loss" not in off.explain()

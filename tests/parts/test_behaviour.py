@@ -37,8 +37,8 @@ DID = [True] * 4 + [False] * 4
 HELPED = [1.0, 1, 1, 0, 1, 0, 0, 0]  # 3/4 with, 1/4 without
 
 
-def constructions(score: list[float], did: list[bool], **columns: Any) -> Batch:
-    batch = batch_of([1] * len(score), [len(score)], **({"reward": score, "score": score} | columns))
+def constructions(score: list[float], did: list[bool], tokens: list[int] | None = None, **columns: Any) -> Batch:
+    batch = batch_of(tokens or [1] * len(score), [len(score)], **({"reward": score, "score": score} | columns))
     return batch.with_columns("sequence", behaviour=torch.tensor(did))
 
 
@@ -96,13 +96,18 @@ def test_without_an_effect_the_sign_is_zero_on_average_but_seldom_zero() -> None
 
 
 def test_a_wrong_response_with_the_behaviour_never_beats_a_right_one_without() -> None:
-    aux, length = ContrastiveBonus(), LengthBonus(limit=1)
-    for score in itertools.product([0.0, 1.0], repeat=4):
-        batch = constructions(list(score), [True, True, False, False])
-        total = aux(batch) + length(batch) - batch.reward
-        for i, j in itertools.product(range(4), repeat=2):
-            if score[i] > score[j]:
-                assert float(total[i]) > float(total[j])
+    def ordered(length: LengthBonus, tokens: list[int]) -> bool:
+        aux, found = ContrastiveBonus(), True
+        for score in itertools.product([0.0, 1.0], repeat=5):
+            batch = constructions(list(score), [True, True, False, False, False], tokens)
+            total = (aux(batch) + length(batch) - batch.reward).tolist()
+            found &= all(total[i] > total[j] for i in range(5) for j in range(5) if score[i] > score[j])
+        return found
+
+    for tokens in ([40, 40, 1, 1, 1], [1, 1, 40, 40, 40]):
+        assert ordered(LengthBonus(limit=40), tokens)
+    # 0.5 + 0.6 > 1: wrong with it and long, 1.1, above right without it and short, 1.015
+    assert not ordered(LengthBonus(strength=0.6, limit=40), [40, 40, 1, 1, 1])
 
 
 def test_the_unscored_take_no_part_in_the_comparison() -> None:
@@ -116,10 +121,20 @@ def test_the_length_bonus_by_hand() -> None:
 
 
 def test_a_behaviour_is_a_match_of_its_pattern() -> None:
-    texts = ["<aux>\nline AB\n</aux>", "<aux> </aux>", "<aux>open", "", "x <aux>c</aux> y"]
-    batch = batch_of([1] * 5, text=texts)
-    assert Behaviour()(batch)["behaviour"].tolist() == [True, False, False, False, True]
-    assert Behaviour(pattern="x.*y")(batch)["behaviour"].tolist() == [False] * 4 + [True]
+    empty = ["<aux> </aux>", "<aux></aux><aux></aux>", "<aux></aux> x </aux>", "<aux>open", ""]
+    texts = ["<aux>\nline AB\n</aux>", "x <aux>c</aux> y", *empty]
+    batch = batch_of([1] * 7, text=texts)
+    assert Behaviour()(batch)["behaviour"].tolist() == [True, True] + [False] * 5
+    assert Behaviour(pattern="x <.*y")(batch)["behaviour"].tolist() == [False, True] + [False] * 5
+
+
+def test_exactly_the_margin_does_not_count() -> None:
+    # 4/5 - 3/5 is 0.2 and a rounding more, 3/5 - 2/5 one less
+    did = [True] * 5 + [False] * 5
+    for with_, without in ((4, 3), (3, 2)):
+        score = [float(i < with_) for i in range(5)] + [float(i < without) for i in range(5)]
+        assert sign(score, did, 0.2) == 0
+        assert sign(score, did, 0.19) == 1
 
 
 # -- Ada-GRPO ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import batch_of, close
+from torch import Tensor
 
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
@@ -32,9 +33,21 @@ def test_the_sum_and_the_normalised_sum_disagree() -> None:
 
 
 def test_the_scale_of_a_component_matters_to_the_sum_only() -> None:
-    scaled = vectors({"help": 1.0, "safe": 4.0}, {"help": 0.0, "safe": 4.9})
-    assert not torch.allclose(ComponentSum(clip=False)(scaled), ComponentSum(clip=False)(TWO))
-    close(ComponentsNormalised(eps=0, clip=False)(scaled), ComponentsNormalised(eps=0)(TWO), 1e-12)
+    def of(scale: float) -> Batch:
+        rows = ((1.0, 0.2), (0.0, 0.3), (0.5, 0.7))
+        return vectors(*[{"help": help_, "safe": scale * safe} for help_, safe in rows])
+
+    def summed(batch: Batch) -> Tensor:
+        return GroupNormalised(eps=0)(batch.with_columns(None, reward=ComponentSum(clip=False)(batch)))
+
+    # sums .6 .15 .6, then 1.5 1.5 3.75: another order
+    third = 3**-0.5
+    close(summed(of(1)), [third, -2 * third, third])
+    close(summed(of(10)), [-third, -third, 2 * third])
+    # help: (1, -1, 0); safe: (-.2, -.1, .3) / sqrt(.07)
+    apart = [0.5 * (1 - 0.2 / 0.07**0.5), 0.5 * (-1 - 0.1 / 0.07**0.5), 0.5 * 0.3 / 0.07**0.5]
+    for scale in (1, 10):
+        close(ComponentsNormalised(eps=0, clip=False)(of(scale)), apart)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
@@ -61,6 +74,23 @@ def test_the_gate_multiplies_and_shuts() -> None:
     close(ComponentGate(gate="safe")(batch), [0.25, 0.1])
     close(ComponentGate(gate="safe", least=0.2)(batch), [0.25, -1.0])
     close(ComponentGate(gate="safe", names=("help", "kind"), weights=(0.8, 0.2))(batch), [0.4, 0.1])
+
+
+def test_a_gate_without_other_components_is_an_error() -> None:
+    with pytest.raises(DataError, match="no component beside the gate 'safe'"):
+        ComponentGate(gate="safe")(vectors({"safe": 0.5}, {"safe": 1.0}))
+    with pytest.raises(ConfigError, match="ComponentGate: 3 weights for 2 components"):
+        ComponentGate(gate="safe", weights=(1.0, 1.0, 1.0))(vectors({"safe": 0.5, "help": 1.0, "kind": 0.0}))
+
+
+def test_the_lowest_correlation_between_two_components_is_logged() -> None:
+    # a and b move against each other, c with a; d never moves and has no correlation
+    rows = [{"a": x, "b": 1 - x, "c": x / 2, "d": 0.3} for x in (0.0, 0.5, 1.0)]
+    batch = vectors(*rows, {}, scored=[True, True, True, False])
+    assert ComponentSum().measure(batch) == pytest.approx({"components/correlation": -1.0})
+    assert ComponentsNormalised(names=("a", "c", "d")).measure(batch) == pytest.approx({"components/correlation": 1.0})
+    assert ComponentSum(names=("a", "d")).measure(batch) == {}
+    assert ComponentSum(names=("a",)).measure(batch) == {}
 
 
 def test_the_worst_component_and_values_beyond_one() -> None:

@@ -208,3 +208,10 @@ def test_without_contrast_the_counter_is_the_plain_policy() -> None:
 
 def test_evidence_keeps_the_scorers_precision() -> None:
     assert Evidence()(judged(), Ordinals())["evidence_logp"].dtype == torch.float64
+
+
+def test_a_credit_that_has_ended_before_the_first_step_never_asks() -> None:
+    (signal,) = EvidenceCredit(decay_steps=1, offset=0).signals
+    assert not signal.active(replace(random_credit(0), step=1))
+    (forever,) = EvidenceCredit(decay_steps=0).signals
+    assert forever.active(replace(random_credit(0), step=10_000))

@@ -258,3 +258,14 @@ def test_a_reward_that_does_not_count_calls_is_named() -> None:
         CallEfficiency(calls="searches")(batch)
     with pytest.raises(ConfigError, match=r"CallEfficiency\.smooth must be positive"):
         CallEfficiency(smooth=0)
+
+
+def test_a_prompt_that_stands_twice_in_a_batch_has_one_fewest() -> None:
+    """Where two passes over the data meet: two calls in one group, one in the other."""
+    trainable = [True, False, True, False, True, True, False, True]
+    batch = batch_of(
+        [5, 3], [1, 1], reward=[1.0, 1.0], score=[1.0, 1.0], trainable=trainable, prompt_id=torch.tensor([8, 8])
+    )
+    part = CallEfficiency()
+    close(part(batch), [math.sin(2 * math.pi / 3), 1])
+    assert part.remember(batch) == {"8": 1}

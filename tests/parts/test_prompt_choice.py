@@ -74,7 +74,9 @@ def test_scores_of_any_kind_are_kept_by_their_variance() -> None:
     )  # fmt: skip
     assert VarianceAbove(least=0.2)(batch).tolist() == [True, False, False]
     assert VarianceAbove(least=0.0)(batch).tolist() == [True, True, False]
-    assert torch.equal(VarianceAbove(least=0.21 + 1e-12)(ALL_RATES), PassRateBand()(ALL_RATES))
+    assert torch.equal(VarianceAbove()(ALL_RATES), PassRateBand()(ALL_RATES))
+    tenths = groups(*range(11), size=10)  # 3 and 7 of 10 stand on the edge
+    assert torch.equal(VarianceAbove()(tenths), PassRateBand()(tenths))
     assert VarianceAbove().tier(batch).tolist() == [0, 0, 1]
 
 
@@ -103,6 +105,8 @@ def test_the_same_added_to_every_distance_changes_nothing() -> None:
 def test_the_limits_of_the_temperature_and_of_the_target() -> None:
     reward = {"a": 0.9, "b": 0.5, "c": 0.1}
     assert list(domain_weights(reward, 1.0, 1e9).values()) == pytest.approx([1 / 3] * 3, abs=1e-8)
+    four = domain_weights({"a": 0.4, "b": 0.5, "c": 0.6, "d": 0.69}, 1.0, 1e9)
+    assert domain_counts(list(four.values()), 8) == [2, 2, 2, 2]  # a hair below 1/4 each is not a slot less
     assert list(domain_weights(reward, 1.0, 1e-3).values()) == pytest.approx([0, 0, 1], abs=1e-12)
     assert list(domain_weights(reward, 0.05, 0.3).values()) == [1 / 3] * 3
 

@@ -100,3 +100,18 @@ def test_the_objective_passes_the_checker(eps: float) -> None:
 def test_a_scale_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="eps must be positive"):
         GroupRegression(eps=0.0)
+
+
+def test_equal_advantages_of_unequal_lengths_give_exactly_nothing() -> None:
+    """The means of one number over 3, 8 and 11 tokens differ by a rounding, which is nothing to regress on."""
+    same = -0.4999000199960008
+    draw = torch.Generator().manual_seed(0)
+    old = torch.rand(22, generator=draw, dtype=torch.float64)
+    logp = (old - torch.rand(22, generator=draw, dtype=torch.float64)).requires_grad_()
+    batch = batch_of([3, 8, 11], [3], advantage=[same] * 22, old_logp=old).with_columns(None, logp=logp)
+    part = GroupRegression()
+    assert not bool(part.active(batch).any())
+    value = part(batch)
+    assert value.tolist() == [0.0]
+    (gradient,) = torch.autograd.grad(value.sum(), logp)
+    assert not bool((gradient != 0).any())

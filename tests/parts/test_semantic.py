@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from typing import Any
 
@@ -217,24 +218,24 @@ def test_labels_and_names_are_never_read() -> None:
         assert torch.equal(ClusterShare()(plain), ClusterShare()(other))
 
 
-def test_the_population_gradient_points_to_the_mode() -> None:
-    """Ascending sum_c P(c)^2 on three answers: what is below the collision probability shrinks, right or wrong."""
-    logits = tensor([0.5, 0.4, 0.0])  # the first answer is the mode
-    shares = []
-    for _ in range(400):
-        theta = logits.clone().requires_grad_()
-        p = theta.softmax(0)
-        collision = (p * p).sum()
-        (slope,) = torch.autograd.grad(collision, theta)
-        # d/dtheta_c = 2 P_c (P_c - sum P^2)
-        close(slope, 2 * p * (p - collision), 1e-9)
-        logits = logits + slope
-        shares.append(p.detach())
-    assert float(shares[-1][0]) > 0.98
-    assert float(shares[-1][1]) < float(shares[0][1])
-    for certain in range(3):
-        p = torch.eye(3, dtype=torch.float64)[certain]
-        assert float((2 * p * (p - (p * p).sum())).abs().max()) == 0
+def test_the_expected_gradient_is_that_of_the_collision_probability() -> None:
+    """Over all 27 groups of three of three answers: E[R_1 grad log P(c_1)] = (G-1)/(2G) grad sum_c P(c)^2.
+
+    E[R_1 | c_1] = (1 + (G-1) P(c_1))/G, and the 1/G has no gradient in expectation.
+    """
+    theta = tensor([0.5, 0.4, 0.0]).requires_grad_()
+    p = theta.softmax(0)
+    part = ClusterShare(below=None)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for group in itertools.product(range(3), repeat=3):
+        chance = float(p[list(group)].prod())
+        reward = float(part(answers([str(c) for c in group]))[0])
+        (slope,) = torch.autograd.grad(p[group[0]].log(), theta, retain_graph=True)
+        expected += chance * reward * slope
+    (collision,) = torch.autograd.grad((p * p).sum(), theta, retain_graph=True)
+    close(expected, collision / 3, 1e-12)
+    # what is below the collision probability shrinks, right or wrong
+    assert torch.equal(expected > 0, p.detach() > float((p * p).sum()))
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from by_hand import batch_of, tensor
+from by_hand import batch_of, close, tensor
 
 from unipo.batch import Batch
 from unipo.check import check_objective
 from unipo.errors import ConfigError
+from unipo.judge import judge
+from unipo.parts.selection import FreshTokens, LeaveWindowEnd
 from unipo.parts.value import ValueLearning, ValueTokens, clipped_value_loss
+from unipo.registry import get_method
 
 
 def test_squared_error_and_its_clip_worked_out_by_hand() -> None:
@@ -81,3 +86,45 @@ def test_its_average_is_named_in_the_formula() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ValueLearning(**settings)  # type: ignore[arg-type]
+
+
+def going_on(values: list[float], **columns: Any) -> Batch:
+    """One response that was cut off, with these values and nothing earned."""
+    n = len(values)
+    return batch_of(
+        [n], reward=[0.0], value=values, token_reward=[0.0] * n, trainable=[True] * n, fresh=[True] * n,
+        unfinished=[True], truncated=[True], **columns,
+    )  # fmt: skip
+
+
+def test_a_token_left_out_at_the_end_keeps_its_value_for_those_before_it() -> None:
+    # deltas 0.1, 0.2, 0.4, 0; lam 0.95: 0.651, 0.58, 0.4, 0.  Cut before the estimate it would be 0.29, 0.2, 0.
+    method = get_method("t-ppo").but(
+        shaping=(), selection=(FreshTokens(), LeaveWindowEnd(last=1)), **{"advantage.whiten": False}
+    )
+    judged = judge(method, going_on([0.2, 0.3, 0.5, 0.9]))
+    close(judged.advantage[:3], [0.651, 0.58, 0.4])
+    assert judged.mask.tolist() == [True, True, True, False]
+
+
+def test_the_value_models_target_goes_on_where_the_advantage_does() -> None:
+    # A = 0.1 + 0.95 * 0.2, 0.2, 0; G = A + V.  As an end with reward 0 it would be 0.03875, 0.025, 0.
+    on = {"advantage.goes_on": "truncated", "value.goes_on": "truncated", "advantage.whiten": False}
+    method = get_method("ppo").but(shaping=(), **on)
+    judged = judge(method, going_on([0.2, 0.3, 0.5]))
+    close(judged.advantage, [0.29, 0.2, 0.0])
+    close(judged.returns, [0.49, 0.5, 0.5])
+    with pytest.raises(ConfigError, match="the value model learns with goes_on='none'"):
+        get_method("ppo").but(**{"advantage.goes_on": "truncated"})
+    with pytest.raises(ConfigError, match=r"set value\.goes_on=unfinished, or value\.finished=true"):
+        get_method("t-ppo").but(**{"value.finished": False})
+
+
+def test_while_the_value_is_zero_whitening_moves_all_unfinished_tokens_alike() -> None:
+    batch = batch_of(
+        [1, 2], reward=[1.0, 0.0], value=[0.0] * 3, token_reward=[0.0] * 3, trainable=[True] * 3, fresh=[True] * 3,
+        unfinished=[False, True], truncated=[False, True],
+    )  # fmt: skip
+    advantage = judge(get_method("t-ppo").but(shaping=()), batch).advantage
+    # 1, 0, 0: mean 1/3, unbiased variance 1/3
+    close(advantage, [2 / 3 * 3**0.5, -(3**0.5) / 3, -(3**0.5) / 3], 1e-7)

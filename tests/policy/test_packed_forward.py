@@ -11,8 +11,9 @@ import torch
 
 from tests.policy.models import CONFIGS, VOCAB, gradients, make, plain_logp, ragged
 from unipo.batch import Batch
+from unipo.errors import ConfigError, DataError
 from unipo.layout import Layout
-from unipo.policy.attention import dense_attention, flex_attention, packed_rows
+from unipo.policy.attention import dense_attention, flex_attention, packed_attention, packed_rows
 from unipo.policy.loading import add_lora
 from unipo.policy.model import Policy
 from unipo.policy.packing import make_plan
@@ -183,3 +184,22 @@ def test_a_frozen_reference_stays_and_an_averaged_one_follows() -> None:
             assert torch.equal(policy.logp(batch, "reference"), start)
         else:
             torch.testing.assert_close(next(reference.parameters()), first + 0.05)
+
+
+def test_a_prompt_without_tokens_is_refused() -> None:
+    batch = ragged()
+    lengths = batch.layout.context_lengths.clone()
+    gone = int(lengths[1])
+    lengths[1] = 0
+    start = int(batch.layout.context_starts[1])
+    context = torch.cat([batch.context[:start], batch.context[start + gone :]])
+    layout = Layout.of(batch.layout.seq_lengths, batch.layout.group_sizes, lengths)
+    empty = replace(batch.without("context"), layout=layout).with_columns(None, context=context)
+    with pytest.raises(DataError, match="prompt 1 of the batch has no tokens"):
+        packed(make(next(iter(CONFIGS))), empty)
+
+
+def test_attention_dropout_is_refused() -> None:
+    one = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ConfigError, match=r"attention dropout 0\.1 is not supported"):
+        packed_attention(torch.nn.Module(), one, one, one, None, dropout=0.1, unipo_plan=object())

@@ -12,7 +12,7 @@ from tests.policy.models import VOCAB, gradients, make, ragged
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.parts.part import Divergence
-from unipo.policy.distribution import divergence, top_divergence, with_tail
+from unipo.policy.distribution import divergence, divergence_of, top_divergence, with_tail
 from unipo.policy.head import HeadSpec
 from unipo.policy.loading import add_lora
 from unipo.policy.model import Policy
@@ -177,3 +177,13 @@ def test_its_gradient_passes_gradcheck_at_any_chunk(kind: str) -> None:
     assert torch.autograd.gradcheck(
         lambda a, b: top_divergence(a, b, oh, ow, 3, kind, 0.3, spec), (h.requires_grad_(), w.requires_grad_())
     )
+
+
+def test_tokens_that_both_hold_impossible_have_no_gradient() -> None:
+    """Both probabilities underflow: the mixture is 0, and its logarithm's slope 0/0."""
+    log_p = torch.tensor([[-1e-6, -200.0, -300.0]]).requires_grad_()
+    log_q = torch.tensor([[-1e-6, -250.0, -200.0]])
+    value = divergence_of(log_p, log_q, "jsd", 0.3)[0]
+    (gradient,) = torch.autograd.grad(value.sum(), log_p)
+    assert bool(gradient.isfinite().all())
+    assert abs(float(value)) < 1e-6

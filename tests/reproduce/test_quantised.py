@@ -51,3 +51,9 @@ def test_it_is_not_taken_for_an_exact_engine() -> None:
     run = run_with(4)
     assert isinstance(run.source.engine, QuantisedEngine)
     assert not run.source.engine.exact
+
+
+def test_the_trainer_never_reads_what_rounded_weights_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 0)
+    assert trainer("grpo-token", set={"source.group_size": 4}).step()[0]["gap/mean"] < 1e-4
+    assert run_with(4).step()[0]["gap/mean"] > 0.01

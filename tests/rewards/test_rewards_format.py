@@ -64,3 +64,20 @@ def test_names_and_mistakes():
         Format("thinks")
     with pytest.raises(ConfigError, match="not a regular expression"):
         Format(pattern="(")
+
+
+ANSWERS = [
+    ("<think>a</think><answer>A</answer>", True),
+    ("<think>a\nb</think>\n <answer>\nA\n</answer> !\n", True),
+    ("so: <think>a</think><answer>A</answer>", True),  # the authors search, and look at the end alone
+    ("<think>a</think>A", False),
+    ("<think>a</think> then <answer>A</answer>", False),
+    ("<think>a</think><answer>A</answer><answer>B</answer>", False),
+    ("<think><think>a</think><answer>A</answer>", False),
+    ("<think>a</think><answer>A</answer> and more", False),
+]
+
+
+@pytest.mark.parametrize(("text", "good"), ANSWERS)
+def test_a_thought_and_an_answer_at_the_end(text, good):
+    assert Format("answer")([Sample("p", text)]).total == [float(good)]

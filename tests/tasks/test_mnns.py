@@ -8,7 +8,7 @@ from unipo.errors import ConfigError
 from unipo.tasks.check import check_task
 from unipo.tasks.mnns import MnnsReward, mnns_task, smallest_sum, sum_traces, vocabulary
 from unipo.tasks.registry import resolve_task
-from unipo.tasks.task import Sample
+from unipo.tasks.task import Example, Sample
 
 
 def test_one_and_two() -> None:
@@ -54,8 +54,10 @@ def test_reward_reads_the_last_word() -> None:
 
 
 def test_it_keeps_what_tasks_keep() -> None:
-    report = check_task(mnns_task(largest=5), rebuild=lambda: mnns_task(largest=5))
-    assert report.spelling == "{answer}"
+    def respond(example: Example) -> str:
+        return " ".join(f"S{s}" for s in sum_traces(example.row["digits"])[0])
+
+    check_task(mnns_task(largest=5), rebuild=lambda: mnns_task(largest=5), respond=respond)
     assert resolve_task("mnns?digits=3&largest=3").name == "mnns"
 
 
@@ -63,3 +65,11 @@ def test_settings_that_cannot_work_are_refused() -> None:
     for bad in ({"digits": 1}, {"smallest": 0}, {"smallest": 5, "largest": 4}, {"heldout": 1.0}):
         with pytest.raises(ConfigError):
             mnns_task(**bad)  # type: ignore[arg-type]
+
+
+def test_a_response_that_ends_early_has_not_answered() -> None:
+    """1 + 1 - 2 = 0 is a partial sum of 1 1 2 2 and the answer, too."""
+    row = {"digits": [1, 1, 2, 2]}
+    scores = MnnsReward()([Sample("", text, "S0", row) for text in ("S-1 S-2 S0", "S-1 S-2 S-2 S0")])
+    assert scores.score == [0.0, 1.0]
+    assert scores.extracted == [None, "S0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from tests.training.conftest import metrics, quick
+from tests.training.test_replay import Always
 from tests.training.test_resume import assert_same_run
 from tests.training.test_update import trainer
+from unipo.training.loop import Trainer
 
 
 def run_with(staleness: int, **settings: Any):
@@ -89,3 +92,16 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_its_waiting_batches(stop: int, t
     quick(tmp_path / "parted", "async-decoupled-ppo", steps=5, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parted", 5)
     assert [m["staleness/max"] for m in metrics(tmp_path / "whole")] == [0, 1, 2, 2, 2]
+
+
+@pytest.mark.slow
+def test_an_extra_update_is_not_taken_for_a_batch() -> None:
+    """The lag counts batches: what a guard adds makes none staler than promised."""
+    run = run_with(2)
+    guarded = Trainer(replace(run.setup, method=run.method.but(guard=Always())))
+    lags = []
+    for _ in range(5):
+        values, batch = guarded.step()
+        assert batch is not None
+        lags.append(values["staleness/max"])
+    assert lags == [0, 1, 2, 2, 2]

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import metrics, quick
+from unipo.batch import Batch
 from unipo.errors import ConfigError
+from unipo.method import Method
+from unipo.training import loop
 
 OFF: dict[str, Any] = {"eval.before": False, "eval.after": False, "sampling.max_tokens": 8}
 
@@ -65,3 +68,24 @@ def test_an_evaluation_that_will_be_done_again_is_cut_from_the_log(tmp_path: Pat
 def test_a_negative_budget_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="budget cannot be negative"):
         quick(tmp_path / "run", **{"budget.tokens": -1})
+
+
+def test_a_methods_schedule_ends_with_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    judge = loop.judge
+
+    def spy(method: Method, batch: Batch, scorer: Any) -> Batch:
+        seen.append((batch.step, batch.total_steps))
+        return judge(method, batch, scorer)
+
+    monkeypatch.setattr(loop, "judge", spy)
+    quick(tmp_path / "run", steps=500, **OFF, **{"budget.tokens": 1500})
+    steps = len(seen)
+    assert seen[0] == (1, 500)
+    assert 4 < steps < 100
+    assert seen[-1][0] == steps
+    assert all(abs(total - steps) <= 0.35 * steps for _, total in seen[1:])
+    assert abs(seen[-1][1] - steps) <= 1
+    seen.clear()
+    quick(tmp_path / "plain", steps=3, **OFF)
+    assert seen == [(1, 3), (2, 3), (3, 3)]

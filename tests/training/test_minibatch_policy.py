@@ -77,3 +77,17 @@ def test_the_gradient_is_the_same_however_it_is_cut_far_from_the_old_policy() ->
         parted = gradient(run, batch, budget, ranks)
         for name, g in whole.items():
             torch.testing.assert_close(parted[name], g, rtol=0, atol=1e-10, msg=f"{name} with {budget=}, {ranks=}")
+
+
+def test_where_nothing_has_moved_a_rounding_is_not_penalised() -> None:
+    """At the first update the old log-probs are the sampler's, which the trainer meets but for a rounding."""
+    run, plain = run_with(1), trainer("kl-cov", prompts=4, set={"selection": (), "regularisers": ()})
+    batch = judged(run)
+    rounded = batch.behaviour_logp + 1e-6
+    batch = batch.with_columns(None, old_logp=rounded, current_logp=rounded)
+    ready = weigh(run.method, batch, run.scorer)
+    assert not bool(ready.covariance_selected.any())
+    expected = gradient(plain, weigh(plain.method, batch, plain.scorer), None)
+    assert max(float(g.abs().max()) for g in expected.values()) > 0
+    for name, g in gradient(run, ready, None).items():
+        assert torch.equal(g, expected[name]), name

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import unipo
-from tests.training.conftest import metrics, quick, weights
+from tests.training.conftest import metrics, own_task, quick, weights
 from tests.training.test_ranks import TOLERANCE, free_port
 from tests.training.test_resume import assert_same_run
 from tests.training.test_update import trainer
@@ -22,6 +22,7 @@ from unipo.batch import Batch
 from unipo.judge import loss, weigh
 from unipo.parts.guard import Guard
 from unipo.policy.tape import Tape
+from unipo.training.config import nested
 from unipo.training.loop import Trainer
 
 GATE = "ImprovementGate(window=2)"
@@ -186,3 +187,17 @@ def test_two_ranks_make_the_same_extra_updates(tmp_path: Path) -> None:
         assert one.keys() == two.keys()
         for name in ("loss", "grad_norm", "guard/updates", "guard/improvement", "guard/loss", "tokens/computed"):
             assert two.get(name) == pytest.approx(one.get(name), abs=TOLERANCE), name
+
+
+@pytest.mark.parametrize("method", ["cot2-grpo", "papo"])
+def test_the_stored_batch_keeps_what_its_prompts_and_tokens_are_made_of(method: str) -> None:
+    """Continuous tokens, and images."""
+    if method == "papo":
+        pytest.importorskip("PIL")
+    own = own_task(method) or {"policy.model": "shapes", "data.task": "shapes?size=64&heldout=8"}
+    run = guarded(Always(), method, **nested(own))
+    for _ in range(3):
+        assert run.step()[1] is not None
+    stored = run.replays.stored
+    assert stored is not None
+    assert stored.has("step_ids") or stored.has("images")

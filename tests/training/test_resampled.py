@@ -41,3 +41,14 @@ def test_it_is_drawn_only_if_asked_for() -> None:
     assert run.policy.columns(batch, batch.mask).keys() == {"logp"}
     assert run.step()[0]["passes/extra"] == 0.0
     assert trainer("otr").step()[0]["passes/extra"] == 0.0
+
+
+@pytest.mark.slow
+def test_draws_are_tempered_and_their_log_probs_are_not() -> None:
+    run = trainer("otr")
+    batch = judged(run)
+    got = run.policy.columns(batch, batch.mask, resampled=Resampled(4000, 3.0))["resampled_logp"].detach()
+    exact = run.policy.per_place(batch, batch.mask, lambda lp, place, group: ((lp / 3).softmax(1) * lp).sum(1))
+    single = batch.mask & batch.layout.to_tokens(batch.layout.to_sequences(batch.layout.group_sizes == 1))
+    assert bool(single.any())
+    assert abs(float((got - exact)[single].double().mean())) < 0.02

@@ -28,7 +28,8 @@ ppo = register(
             "target is taken before advantages are whitened.",
             "A tool's tokens are passed over: they neither discount nor have a delta of their own (verl).",
             "beta, lam, epochs and both clips are TRL's. verl: shaping.0.beta=0.001, advantage.lam=1, value.lam=1, "
-            "value.clip=0.5, source.epochs=1. OpenRLHF: shaping.0.beta=0.01, advantage.lam=1, value.lam=1.",
+            "value.clip=0.5, source.epochs=1. OpenRLHF: shaping.0.beta=0.01, advantage.lam=1, value.lam=1, "
+            "value.clip=0.5, source.epochs=1.",
             "advantage.lam and value.lam are separate settings; plain PPO has both alike.",
             "The value model has a backbone and an optimiser of its own, at verl's rates (1e-6 and 1e-5). "
             "value.shared=true and value.coefficient=0.1 put a head on the policy's backbone, in one optimiser.",
@@ -69,8 +70,11 @@ t_ppo = register(
             "A step at which nothing ended makes no value update (value/skipped).",
             "A response that used up the token budget gets the failure reward (shaping.0.value).",
             "The prefix of a response is computed anew at every step: the weights have changed.",
-            "The value model starts at 0, and while it says 0 everywhere unfinished responses teach nothing: "
-            "value.pretrain=N lets it learn alone for N steps first.",
+            "The value model starts at 0, and while it says 0 everywhere unfinished responses have advantage 0; whitening "
+            "moves them all by the same, down where finished ones are paid. value.pretrain=N lets it learn alone for N "
+            "steps first.",
+            "The last tokens of a response that goes on have the noisiest advantages: LeaveWindowEnd(last=N), added to "
+            "selection, leaves them out after the advantages are computed.",
             "The paper has 16 responses per prompt (source.group_size=16); a prompt leaves when all of them have ended.",
             "With window >= the token budget this is PPO with lam 1 for the value model.",
         ),
@@ -80,7 +84,7 @@ t_ppo = register(
             "Whether the ratio's denominator for old tokens is recomputed: old tokens are not trained on here.",
         ),
         limits=(
-            "While the value model says the same everywhere, unfinished responses teach nothing; its errors bias them later.",
+            "While the value model says the same everywhere, unfinished responses tell nothing; its errors bias them later.",
             "Published on one model and one benchmark, without a study of the window.",
         ),
     )

@@ -25,7 +25,7 @@ gcpo_geometryzero = register(
             "The behaviour is a non-empty <aux>...</aux> block; shaping.0.signal.pattern is any other.",
             "Its format reward is an ordinary component: --data.reward '... + 0.1*format:r1'.",
             "strength + length strength < 1, so a right response without the behaviour beats a wrong one with it.",
-            "With margin 0 chance alone pays or fines in most groups of 8; shaping.0.margin=0.125 asks for more.",
+            "With margin 0 chance alone pays or fines in most groups of 8; shaping.0.margin=0.25 asks for more.",
             "One group is split by what its responses did. Two sub-groups under different prompts need a source that "
             "gives the column 'behaviour'.",
         ),
@@ -34,6 +34,7 @@ gcpo_geometryzero = register(
             "choices made here.",
             "Whether the negative case fines the behaviour, as here, or only does not pay for it.",
             "Whether the authors sample one group or two.",
+            "The training settings: group, KL and learning rate are GRPO's here.",
         ),
         limits=(
             "With groups of 8 and margin 0 the sign of the bonus is chance in most groups where the behaviour has no effect.",

@@ -58,6 +58,7 @@ cot2_grpo = register(
             "Evaluation samples continuous steps as in training; --eval.temperature 0 is base CoT2: the whole softmax is "
             "fed back and the likeliest last token taken. The authors take that token after sampled steps, too.",
             "The loss is a mean over responses and steps; the code adds up the prompts of a batch, a scale that Adam undoes.",
+            "The authors' batches have 16 prompts.",
             "Start from a model taught by cot2-csft; source.steps is the number of steps it was taught.",
             "All weights of the model get gradient through the embeddings that are fed back.",
         ),

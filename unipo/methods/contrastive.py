@@ -31,6 +31,8 @@ copg = register(
         ),
         limits=(
             "Responses that the data never hold are fixed only up to normalisation, so narrow data leave the policy free.",
+            "Logged answers with scores, the paper's main setting, have no source yet: off-policy are further updates on "
+            "sampled batches.",
             "Log-ratios are sums over tokens: with long responses the squared differences, and their gradients, grow.",
         ),
     )

@@ -23,7 +23,8 @@ degrpo = register(
             "The reward is the task's.  The paper's, by mode, is shaping=(ModeReward(),): it needs a model that begins "
             "with <short> or <think>, which the paper makes by supervised fine-tuning first.",
             "The code's filter of groups with equal rewards is off by default there and left out here.",
-            "The KL to the reference is a token mean with coefficient 0.001, outside of the split.  Temperature 0.6.",
+            "The KL to the reference is a token mean with coefficient 0.001, outside of the split.",
+            "The authors sample at temperature 0.6 (sampling.temperature=0.6).",
         ),
         doubts=("The published accuracies are recalled, the loss and defaults are from code.",),
         limits=(

@@ -42,11 +42,13 @@ cepo = register(
         notes=(
             "Two extra passes without gradient over prompts with a non-zero advantage.",
             "The wrong answer is the final answer of the group's lowest-scored rejected response that has one.",
+            "The shipped run makes two updates per batch: source.minibatches=2.",
             "A group without a usable wrong answer keeps its plain advantage (as the code; the text says RLSD).",
         ),
         doubts=(
             "Whether the gain survives equal learning rates: the shipped scripts give CEPO five times its baselines' rate.",
             "clip is 0.2 in the shipped run, 0.5 in the repository's README.",
+            "In the authors' code both teachers see padding in place of images; here they see the images.",
         ),
     )
 )

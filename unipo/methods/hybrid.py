@@ -40,6 +40,7 @@ hpt = register(
             "128 questions a step and two updates in the paper: prompts=128, source.minibatches=2.",
         ),
         doubts=(
+            "LUFFY's and SRFT's rows of the paper's table, offline parts of other losses, are not built.",
             "The mixed normalisation is what the code does, per micro-batch; the paper does not stress it.",
             "GRPO's std stands in the paper's table, but not in the released runs (advantage=GroupNormalised()).",
             "How the paper chose its gate. The code's bands with off-policy learning from the demonstration, its soft "

@@ -28,6 +28,7 @@ pipo = register(
             "On a plateau xi is mostly noise; the theory assumes that phi(xi) has the sign of the true improvement.",
             "Adam divides by the gradient's own size, so the size of phi matters less than its sign.",
             "Which version of the code made the tables.",
+            "The released PPO variant also scales the present batch's advantages by clip(xi, -2, 2); that is not built.",
             "Whether the extra update takes one step or the usual number of mini-batches; one here.",
         ),
         limits=(

@@ -20,13 +20,13 @@ tw_grpo = register(
             "their training pass instead.",
             "Responses are aligned by index: place 7 of one is compared with place 7 of the others.",
             "Places after the end of a response count as uniform distributions.",
-            "Its graded reward is --data.reward choices (several right letters, none wrong); a format reward is added.",
+            "Its graded reward is --data.reward choices (several right letters, none wrong); the authors add a format reward: --data.reward 'choices + format:answer'.",
             "Question-answer inversion is unipo.tasks.inversion.invert, applied to the data beforehand.",
             "The distributions are at the sampling temperature; the authors sample and score at 1.",
         ),
         doubts=(
             "The paper's formula of the weight was not seen; the code's is used, but detached: there gradient also "
-            "flows through the weights.",
+            "flows through the weights. That form is not offered: it needs gradient through every whole distribution of the group.",
             "Whether the published numbers used alpha 1.7 (the script) or 1.4 (the code's default).",
         ),
         limits=(

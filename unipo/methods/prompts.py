@@ -59,6 +59,7 @@ dads = register(
         doubts=("The paper's exact target, and whether its smoothing weighs the old or the new reward by alpha.",),
         limits=(
             "It needs data that name their domain, and rewards that mean the same in all of them.",
+            "With fewer prompts per step than domains only those of the largest weights are drawn.",
             "A domain that cannot be learnt keeps drawing the most prompts. Where all are at the target it is uniform.",
         ),
     )

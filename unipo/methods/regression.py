@@ -8,6 +8,8 @@ from unipo.parts.regression import GroupRegression
 from unipo.parts.regulariser import ReferenceKL
 from unipo.registry import register
 
+_VISION = "The authors freeze the vision encoder (--policy.vision frozen); here it is trained with the rest."
+
 reg_grpo = register(
     grpo.but(
         name="reg-grpo",
@@ -25,6 +27,7 @@ reg_grpo = register(
             "At the first update of a batch it is a plain policy gradient of size 2/eps; it regresses from the second on "
             "(source.minibatches or source.epochs).",
             "The scale of the log-ratios is free: the KL to the reference and the optimiser alone set the step.",
+            _VISION,
             "The paper's other half, prompts made harder or easier, is `deepvideo-r1`.",
         ),
         doubts=(
@@ -45,7 +48,7 @@ deepvideo_r1 = register(
         summary="Reg-GRPO whose hard prompts get the beginning of a solution, and whose easy ones get noise on their images.",
         curriculum=DifficultyAugmentation(),
         notes=(
-            *reg_grpo.notes[:3],
+            *reg_grpo.notes[:4],
             "Hard and easy are measured against the mean reward of the last 100 groups; the first step changes nothing.",
             "A changed prompt is sampled as a group in the place of the original (beside it with curriculum.keep_original=true).",
             "Prompts of words alone have no images to disturb: only hard ones are changed.",

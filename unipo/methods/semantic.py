@@ -57,6 +57,7 @@ empo = register(
         ),
         doubts=(
             "The code's guards differ between its versions, and the paper's text speaks of a two-sided threshold.",
+            "Which version made the published tables: the repository says that its own repetitions differ.",
             "The free-text version needs a verifier model and drops answers that copy the question; neither is here.",
         ),
         limits=(

@@ -34,7 +34,8 @@ unlikeliness = register(
             "Groups that are all right are dropped: the discount would be their only signal, at full size.",
             "Informative groups are gathered until there are enough, and all of them are trained on (surplus='use'); "
             "the code's buffer holds 256 responses, 8 prompts of 32.",
-            "The code samples 16 prompts a round, whatever the batch needs; here a round is as large as the batch.",
+            "The code samples 16 prompts a round, whatever the batch needs; here a round is as large as the batch. After "
+            "10 rounds what there is is trained on; the code has no limit (selection.0.rounds=0).",
             "More epochs per batch are the paper's second lever: likely responses leave the clip range and rare ones "
             "go on.",
             "A step whose gradient norm exceeds 20 is left out and counted, as in the code (optim.skip_grad_norm).",
@@ -66,7 +67,9 @@ hapo = register(
             "The record of every prompt lies in checkpoints; evaluation does not touch it.",
             "It is updated after the batch was judged, so all responses of a batch see the same record.",
             "Two right responses of the same length give no gradient, however far above the record.",
-            "The repetition penalty of the code is off by default; it is a reward here (repetition).",
+            "The repetition penalty of the code is off by default. The reward `repetition` here counts repeated n-grams of "
+            "words; the code averages over the tokens that lie in one.",
+            "The script samples at temperature 0.7 (sampling.temperature).",
             "shaping.0.record=mean and shaping.0.kind=linear are the code's other modes.",
         ),
         doubts=(
@@ -94,7 +97,8 @@ otc = register(
             "kept over the run; shaping.0.stored=false looks at the group alone.",
             "smooth is the largest number of turns: 4 for search, 3 for code.",
             "shaping=CallCost() is the form of OTC-PPO, which has one response per prompt and no memory.",
-            "A task without tools has no calls: every factor is 1 and this is GRPO.",
+            "Answers are sampled in one turn without tools here, so without shaping.0.calls every factor is 1 and this is "
+            "GRPO.",
         ),
         doubts=(
             "What to do when the fewest calls came from a lucky guess: no rule of forgetting is given.",

@@ -58,7 +58,7 @@ class Asynchronous(OnPolicy):
         return {"staleness/mean": float(lag.mean()), "staleness/max": float(lag.max())}
 
     def formula(self) -> str:
-        return f"{super().formula()}; y ~ mu, up to {self.staleness} batches older than pi_old"
+        return f"{super().formula().replace('pi_old', 'mu')}; mu up to {self.staleness} batches older than pi_old"
 
 
 def log_linear_share(lag: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Behaviour(Derived):
 
     source = "GeometryZero (arXiv 2506.07160): auxiliary constructions"
     adds: ClassVar[tuple[str, ...]] = ("behaviour",)
-    pattern: str = r"<aux>\s*\S.*?</aux>"
+    pattern: str = r"<aux>(?!\s*</aux>).*?</aux>"
 
     def __post_init__(self) -> None:
         check_pattern("Behaviour.pattern", self.pattern)
@@ -67,7 +67,8 @@ def contrast_sign(right: Tensor, behaviour: Tensor, layout: Layout, where: Tenso
     did, did_not = where & behaviour, where & ~behaviour
     gap = layout.group_mean(right, did) - layout.group_mean(right, did_not)
     both = (layout.group_count(did) > 0) & (layout.group_count(did_not) > 0)
-    return torch.where(both & (gap.abs() > margin), gap.sign(), torch.zeros_like(gap))
+    least = margin + 1e-9 if margin else 0.0  # 4/5 - 3/5 is a little more than 0.2
+    return torch.where(both & (gap.abs() > least), gap.sign(), torch.zeros_like(gap))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class ContrastiveBonus(Shaping):
 
         R_i += strength * m_g * a_i,   m_g = contrast_sign(score, behaviour)
 
-    margin: smallest difference of accuracies that counts; 0 lets one lucky response decide (1/G does not).
+    margin: differences of accuracies up to it do not count.  0 lets one lucky response decide, and so does 1/G: one
+    response moves a sub-group of n by 1/n, so four against four need 0.25.
     The accuracy is `score`, the task's own; the behaviour is a column (see the module).  Unscored responses
     count nowhere.  Two sub-groups sampled under different prompts need a source that gives `behaviour` itself,
     as the prompt that was used, with both sub-groups in one group.

@@ -5,8 +5,8 @@ The components are those the reward reports (`reward_parts`), before any weight 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -90,8 +90,17 @@ class _Components(Part):
         values = values.clamp(0, 1) if self.clip else values
         return values, torch.tensor(weights, dtype=torch.float64, device=values.device), names
 
-    def _shown(self) -> str:
-        names = ", ".join(self.names) or "every component"
+    def measure(self, batch: Batch) -> Mapping[str, float]:
+        values, _, _ = self._values(batch)
+        kept = values[batch.scored]
+        if kept.shape[1] < 2 or len(kept) < 2:
+            return {}
+        pairs = torch.corrcoef(kept.T)[torch.ones(kept.shape[1], kept.shape[1]).triu(1).bool()]
+        pairs = pairs[pairs.isfinite()]  # a constant component has none
+        return {"components/correlation": float(pairs.min())} if len(pairs) else {}
+
+    def _shown(self, every: str = "every component") -> str:
+        names = ", ".join(self.names) or every
         weights = ", ".join(f"{w:g}" for w in self.weights) or "1/K"
         return f"k over {names}, w = {weights}" + (", r in [0, 1]" if self.clip else "")
 
@@ -156,13 +165,15 @@ class ComponentGate(_Components, Shaping):
         open_ = components(batch, (self.gate,))[:, 0]
         open_ = open_.clamp(0, 1) if self.clip else open_
         names = tuple(n for n in component_names(batch, self.names) if n != self.gate)
-        values, weights, _ = _Components(names, self.weights, self.clip)._values(batch)
+        if not names:
+            raise DataError(f"the reward has no component beside the gate {self.gate!r}")
+        values, weights, _ = replace(self, names=names)._values(batch)
         reward = open_ * (values * weights).sum(1)
         shut = torch.full_like(reward, self.otherwise)
         return torch.where(open_ < self.least, shut, reward).to(batch.reward.dtype)
 
     def formula(self) -> str:
-        return f"R_i = r_i,{self.gate} sum_k w_k r_ik, or {self.otherwise:g} where r_i,{self.gate} < {self.least:g},  {self._shown()}"
+        return f"R_i = r_i,{self.gate} sum_k w_k r_ik, or {self.otherwise:g} where r_i,{self.gate} < {self.least:g},  {self._shown('every other component')}"
 
 
 @dataclass(frozen=True)

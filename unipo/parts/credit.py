@@ -65,7 +65,7 @@ class EvidenceCredit(Credit):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        last = self.decay_steps + self.offset - 1 if self.decay_steps else 0
+        last = self.decay_steps + self.offset - 1 if self.decay_steps else None
         return (Evidence(contrastive=self.contrastive, strength_until=last),) if self.strength else ()
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -117,7 +117,7 @@ def domain_counts(weights: Sequence[float], n: int) -> list[int]:
 
     Source: RuleReasoner (arXiv 2506.08672), its batch sampler.
     """
-    counts = [math.floor(n * w) for w in weights]
+    counts = [math.floor(round(n * w, 6)) for w in weights]  # weights that are equal but for a rounding count alike
     order = sorted(range(len(weights)), key=lambda d: (-weights[d], d))
     for d in order[: n - sum(counts)]:
         counts[d] += 1

@@ -22,7 +22,8 @@ def group_log_mean_exp(x: Tensor, layout: Layout, where: Tensor) -> Tensor:
     The largest member is taken out first, so nothing overflows.  Differentiable in x.
     """
     some = layout.group_count(where) > 0
-    top = torch.where(some, layout.group_max(x.detach(), where), torch.zeros(layout.n_prompts, dtype=x.dtype))
+    top = layout.group_max(x.detach(), where)
+    top = torch.where(some, top, torch.zeros_like(top))
     risen = torch.where(where, x - layout.to_sequences(top), torch.zeros_like(x)).exp()
     mean = layout.group_mean(risen, where)
     return torch.where(some, torch.where(some, mean, torch.ones_like(mean)).log() + top, torch.zeros_like(top))

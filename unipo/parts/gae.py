@@ -81,6 +81,12 @@ def scored_reward(batch: Batch) -> Tensor:
     return torch.where(batch.scored, batch.reward, torch.zeros_like(batch.reward))
 
 
+def going_on(batch: Batch, which: str) -> Tensor | None:
+    """[S] bool, responses after whose end a value follows; None for "none". which: see `GOES_ON`."""
+    column = GOES_ON[which]
+    return getattr(batch, column) if column else None
+
+
 @dataclass(frozen=True)
 class GAE(Advantage):
     """See `gae`. With `whiten`, standardised over all counted tokens of the batch afterwards.
@@ -114,8 +120,7 @@ class GAE(Advantage):
 
     def estimate(self, batch: Batch) -> Tensor:
         """[T] advantages before whitening."""
-        column = GOES_ON[self.goes_on]
-        goes_on = getattr(batch, column) if column else None
+        goes_on = going_on(batch, self.goes_on)
         return gae(
             scored_reward(batch),
             batch.token_reward,

@@ -239,9 +239,13 @@ class CallEfficiency(CallCost):
         fewest = batch.layout.group_min(self.counted(batch).to(torch.float64), right_responses(batch))
         if self.state_key is None:
             return fewest
-        held = remembered(batch.states.get(self.state_key, {}), batch)
-        before = [float("inf") if h is None else float(h) for h in held]
-        return torch.minimum(fewest, torch.tensor(before, dtype=torch.float64, device=fewest.device))
+        # A prompt may stand twice in a batch, where two passes over the data meet.
+        best = {str(i): float("inf") for i in batch.prompt_id.tolist()}
+        held = batch.states.get(self.state_key, {})
+        for i, n in zip(batch.prompt_id.tolist(), fewest.tolist(), strict=True):
+            best[str(i)] = min(best[str(i)], n, held.get(str(i), n))
+        known = [best[str(i)] for i in batch.prompt_id.tolist()]
+        return torch.tensor(known, dtype=torch.float64, device=fewest.device)
 
     def __call__(self, batch: Batch) -> Tensor:
         reward: Tensor = batch.reward

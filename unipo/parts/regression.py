@@ -63,7 +63,10 @@ class GroupRegression(Objective):
         """([S] standardised advantage, [S] bool members, [P] bool groups in which advantages differ)."""
         layout = batch.layout
         members = layout.seq_count(batch.mask) > 0
-        advantage = layout.seq_mean(batch.advantage, batch.mask)
+        # Measured from its own highest, so that equal advantages have equal means whatever the lengths.
+        top = layout.seq_max(torch.where(batch.mask, batch.advantage, torch.full_like(batch.advantage, -torch.inf)))
+        top = torch.where(members, top, torch.zeros_like(top))
+        advantage = top + layout.seq_mean(batch.advantage - layout.to_tokens(top), batch.mask)
         alive = ~layout.group_constant(advantage, members)
         return group_standardised(advantage, layout, members, 0.0)[0], members, alive
 

@@ -154,7 +154,7 @@ class VarianceAbove(Refill):
 
     def __call__(self, batch: Batch) -> Tensor:
         deviation = batch.layout.group_std(batch.score, batch.scored, unbiased=False)
-        return deviation * deviation > self.least
+        return deviation * deviation > self.least + 1e-12  # a square of a root: 3 of 10 right have 0.21 and a rounding
 
     def tier(self, batch: Batch) -> Tensor:
         return (~mixed_outcomes(batch)).to(torch.int64)
@@ -167,33 +167,53 @@ class VarianceAbove(Refill):
 class FreshTokens(Selection):
     """Only tokens written at this step take part, so that each is trained on once, at the step that wrote it.
 
-    skip_last: leave out so many last tokens of a response that goes on, whose advantages are the noisiest.
     Source: T-PPO (arXiv 2506.15050), token filtering.
     """
 
     source = "T-PPO (arXiv 2506.15050), token filtering"
     level: ClassVar[str] = "token"
-    skip_last: int = 0
-
-    def __post_init__(self) -> None:
-        if self.skip_last < 0:
-            raise ConfigError(f"FreshTokens.skip_last must not be negative, got {self.skip_last}")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("fresh", "unfinished") if self.skip_last else ("fresh",)
+        return ("fresh",)
 
     def __call__(self, batch: Batch) -> Tensor:
         fresh: Tensor = batch.fresh
-        if not self.skip_last:
-            return fresh
-        layout = batch.layout
-        left = layout.seq_lengths[layout.token_seq] - layout.token_position  # tokens from here to the end, inclusive
-        return fresh & ~(layout.to_tokens(batch.unfinished) & (left <= self.skip_last))
+        return fresh
 
     def formula(self) -> str:
-        last = f", nor the last {self.skip_last} of a response that goes on" if self.skip_last else ""
-        return f"m_it = 0 unless token t was written at this step{last}"
+        return "m_it = 0 unless token t was written at this step"
+
+
+@dataclass(frozen=True)
+class LeaveWindowEnd(Selection):
+    """The last tokens of a response that goes on, whose advantages are the noisiest, are not trained on.
+
+    It selects after the advantages are computed: left out before, the token in front of them would be taken for the
+    end and get their noise.  last: how many tokens.
+    Source: T-PPO (arXiv 2506.15050), token filtering.
+    """
+
+    source = "T-PPO (arXiv 2506.15050), token filtering"
+    level: ClassVar[str] = "token"
+    late: ClassVar[bool] = True
+    last: int = 1
+
+    def __post_init__(self) -> None:
+        if self.last < 0:
+            raise ConfigError(f"LeaveWindowEnd.last must not be negative, got {self.last}")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("unfinished",)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        layout = batch.layout
+        left = layout.seq_lengths[layout.token_seq] - layout.token_position  # tokens from here to the end, inclusive
+        return ~(layout.to_tokens(batch.unfinished) & (left <= self.last))
+
+    def formula(self) -> str:
+        return f"m_it = 0 for the last {self.last} of a response that goes on"
 
 
 @dataclass(frozen=True)

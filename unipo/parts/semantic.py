@@ -233,7 +233,7 @@ class ClusterShare(Shaping):
     """EMPO: a response's reward is the share of its group that agrees with it, R_i = p(cluster of i). No labels.
 
     Whatever the reward said is replaced; it only decides what is scored and which answer was extracted.  The
-    mean of R over a group is the collision probability sum_c p(c)^2.
+    mean of R over a group is the collision probability sum_c p(c)^2 where no guard acts (empty=None, below=None).
     empty: reward of a response without an answer; None keeps its share (1/G where such responses are apart).
     below, above: share of log G between which the group's entropy must lie, else all its rewards are 0; the
     released maths code has below 1 and nothing above 0, the paper's text speaks of two bounds.  least: all

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.errors import ConfigError
+from unipo.errors import ConfigError, unknown
 from unipo.parts.average import Average, counted
-from unipo.parts.gae import check_discounts, gae, scored_reward
+from unipo.parts.gae import GOES_ON, check_discounts, gae, going_on, scored_reward
 from unipo.parts.part import Objective, Signal
 from unipo.signals import Values
 
@@ -67,6 +67,7 @@ class ValueLearning(Objective):
         G_t = A_t + V(s_t), with A_t = `gae` at gamma and lam of its own, before whitening and without gradient
     lam = 1 (gamma = 1) makes G_t the response's reward, a Monte-Carlo target.  gamma and lam are separate from the
     advantage's: set both alike for plain PPO.
+    goes_on: responses after whose last token a value follows instead of their reward; the advantage's `GAE.goes_on`.
     finished: learn from all tokens of responses that ended in this batch, and from no other (T-PPO).
     shared: the value is a head on the policy's own backbone, and `coefficient` times this loss is added to the
     policy's and stepped by its optimiser (learning_rate to pretrain are then not used).  Otherwise the value model has
@@ -81,6 +82,7 @@ class ValueLearning(Objective):
     clip: float | None = 0.2
     gamma: float = 1.0
     lam: float = 0.95
+    goes_on: str = "none"
     finished: bool = False
     shared: bool = False
     coefficient: float = 1.0
@@ -94,6 +96,8 @@ class ValueLearning(Objective):
 
     def __post_init__(self) -> None:
         check_discounts(self, self.gamma, self.lam)
+        if self.goes_on not in GOES_ON:
+            raise unknown("choice of ValueLearning.goes_on", self.goes_on, GOES_ON)
         if self.clip is not None and self.clip <= 0:
             raise ConfigError(f"ValueLearning.clip must be positive (or None for no clip), got {self.clip}")
         if self.learning_rate <= 0 or self.coefficient <= 0 or min(self.warmup_steps, self.pretrain) < 0:
@@ -111,6 +115,7 @@ class ValueLearning(Objective):
         return (
             *("reward", "scored", "token_reward", "trainable", "mask", "value", "returns", "live_value"),
             *(("unfinished",) if self.finished else ()),
+            *((GOES_ON[self.goes_on],) if self.goes_on != "none" else ()),
         )
 
     @property
@@ -128,8 +133,9 @@ class ValueLearning(Objective):
     def returns(self, batch: Batch) -> Tensor:
         """[T] what the value model learns, 0 on tokens that do not take part."""
         where = self.active(batch)
+        goes_on = going_on(batch, self.goes_on)
         advantage = gae(
-            scored_reward(batch), batch.token_reward, batch.value, batch.layout, where, self.gamma, self.lam
+            scored_reward(batch), batch.token_reward, batch.value, batch.layout, where, self.gamma, self.lam, goes_on
         )
         return torch.where(where, advantage + batch.value.to(advantage.dtype), torch.zeros_like(advantage))
 

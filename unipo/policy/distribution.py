@@ -10,6 +10,7 @@ Source: practice; GKD (arXiv 2306.13649) for the generalised Jensen-Shannon dive
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -135,8 +136,8 @@ def divergence_of(log_p: Tensor, log_q: Tensor, kind: str, beta: float) -> tuple
     if kind == "reverse_kl":
         value = torch.where(q > 0, q * (log_q - log_p), torch.zeros_like(q)).sum(-1)
         return value, p - q
-    m = (1 - beta) * p + beta * q
-    log_m = m.log()
+    # From the logarithms: where p and q both underflow, m.log() would have a gradient of 0/0.
+    log_m = torch.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
     h = torch.where(p > 0, log_p - log_m, torch.zeros_like(p))
     other = torch.where(q > 0, q * (log_q - log_m), torch.zeros_like(q)).sum(-1)
     own = (p * h).sum(-1)

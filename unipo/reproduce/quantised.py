@@ -18,6 +18,7 @@ from unipo.method import Method
 from unipo.parts.source import OnPolicy
 from unipo.policy.model import Policy
 from unipo.rollout.engine import Engine, Request, Rollout, Sampling
+from unipo.rollout.local import LocalEngine
 from unipo.training.samplers import SAMPLERS
 from unipo.training.source import Sampler
 
@@ -72,6 +73,8 @@ class QuantisedEngine:
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[list[Rollout]]:
         """See `unipo.rollout.engine.Engine.generate`; written with rounded weights."""
+        if isinstance(self.engine, LocalEngine):
+            self.engine.tape = None  # what rounded weights compute is not what the trainer would
         with rounded_weights(self.policy, self.bits):
             written = self.engine.generate(requests, sampling, progress)
         self.stats = self.engine.stats

@@ -19,6 +19,7 @@ from unipo.tasks.task import Sample, Scores
 
 R1_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 R1 = re.compile(r"\A<think>\n(?P<think>.*)\n</think>\n<answer>\n(?P<answer>.*)\n</answer>\Z", re.DOTALL)
+ANSWER = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>[\s!]*\Z", re.DOTALL)
 THINK = re.compile(r"\A<think>.*</think>.*\Z", re.DOTALL)
 COUNTED_TAGS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
@@ -43,6 +44,11 @@ def think_format(text: str) -> bool:
     return THINK.match(text) is not None and text.count("<think>") == 1 and text.count("</think>") == 1
 
 
+def answer_format(text: str) -> bool:
+    """Ends with <think>...</think><answer>...</answer>, each opened once (longmalongma/TW-GRPO: grpo.py: format_reward)."""
+    return text.count("<think>") == 1 == text.count("<answer>") and ANSWER.search(text) is not None
+
+
 def boxed_format(text: str) -> bool:
     r"""Has exactly one \boxed{ in it."""
     return text.count("\\boxed{") == 1
@@ -56,6 +62,7 @@ def tag_count(text: str) -> float:
 KINDS: Mapping[str, Callable[[str], float]] = {
     "r1": r1_format,
     "think": think_format,
+    "answer": answer_format,
     "boxed": boxed_format,
     "tags": tag_count,
 }
@@ -65,7 +72,7 @@ KINDS: Mapping[str, Callable[[str], float]] = {
 class Format:
     """Whether the response has a form.
 
-    kind: "r1", "think" or "boxed" give 1 or 0; "tags" gives 0, 0.25, ... 1 (see the functions of these names).
+    kind: "r1", "think", "answer" or "boxed" give 1 or 0; "tags" gives 0, 0.25, ... 1 (see the functions of these names).
     pattern: a regular expression instead, for the whole response (\\A and \\Z are implied, "." matches newlines).
     name: "format:<kind>" unless given.
     """

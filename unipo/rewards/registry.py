@@ -53,7 +53,7 @@ BUILTIN: Mapping[str, Builtin] = {
     "exact": Builtin(ExactMatch, (), "the response is the answer to the letter"),
     "numbers": Builtin(NumberMatch, ("where",), "the number of the response is the answer's number"),
     "maths": Builtin(Maths, (), "the response's final answer equals the answer mathematically (needs math-verify)"),
-    "format": Builtin(Format, ("kind",), "the response has a form: r1, think, boxed, tags"),
+    "format": Builtin(Format, ("kind",), "the response has a form: r1, think, answer, boxed, tags"),
     "overlong": Builtin(SoftOverlong, ("limit", "cache"), "DAPO's soft overlong punishment, in [-1, 0]"),
     "repetition": Builtin(Repetition, ("n", "penalty"), "n-gram repetition penalty, <= 0"),
     "cosine": Builtin(Cosine, ("reward", "limit"), "another reward, replaced by one that depends on length"),

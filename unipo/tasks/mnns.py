@@ -21,7 +21,8 @@ START = "<BOS>"
 
 
 def vocabulary(digits: int = 4, largest: int = 9) -> tuple[str, ...]:
-    """Every token of the task: special marks, digits D0..D9, partial sums (89 tokens for four digits up to 9)."""
+    """Every token of the task: special marks, digits D0..D9, partial sums (90 tokens for four digits up to 9:
+    the authors' 89 and a mark for unknown words)."""
     most = digits * largest
     marks = ("<PAD>", START, "<EOS>", "->", "+", "-", "<UNK>")
     return (*marks, *(f"D{d}" for d in range(max(9, largest) + 1)), *(f"S{s}" for s in range(-most, most + 1)))
@@ -45,14 +46,16 @@ def smallest_sum(digits: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class MnnsReward:
-    """score: 1 if the last word of the response is the answer, as "S3"."""
+    """score: 1 if the last word of the response is the answer, as "S3", and there are as many words as digits."""
 
     name: str = "mnns"
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
-        last = [words[-1] if (words := s.text.split()) else None for s in samples]
+        said = [s.text.split() for s in samples]
+        whole = [len(words) >= max(1, len(s.row.get("digits", ()))) for words, s in zip(said, samples, strict=True)]
+        last = [words[-1] if full else None for words, full in zip(said, whole, strict=True)]
         score: list[float | None] = [
-            float(said is not None and said == s.answer) for said, s in zip(last, samples, strict=True)
+            float(found is not None and found == s.answer) for found, s in zip(last, samples, strict=True)
         ]
         return Scores(total=score, score=list(score), extracted=last)
 

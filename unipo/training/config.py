@@ -85,7 +85,8 @@ class EvalConfig:
 class BudgetConfig:
     """Ends a run before its last step: after so many sampled tokens, or seconds of training. 0: no limit.
 
-    The step that goes over is finished.  Schedules that end with the run still count its steps.
+    The step that goes over is finished.  A method's own schedules end with the budget, by the steps that it will give
+    at the present rate; the learning rate's still counts `steps`.
     """
 
     tokens: int = 0

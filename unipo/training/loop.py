@@ -57,6 +57,7 @@ class Trainer:
         self.optimiser = Optimiser(self.config.optim, trained, total)
         self.states: dict[str, Any] = {}
         self.step_number = 0
+        self.total_steps = self.config.steps
         self.recorded: list[int] = []
         self.watched: Watched = {}
         self.source: Sampler | Reader = Reader(self.method)
@@ -89,7 +90,7 @@ class Trainer:
             lost = {"tokens/sampled": float(self.collector.lost_tokens), "seconds/step": time.perf_counter() - start}
             return {"events/no_prompt_qualified": 1.0, "updates/skipped": 1.0, **lost}, None
         batch = replace(
-            collected.batch, step=self.step_number, total_steps=max(1, self.config.steps), states=self.states
+            collected.batch, step=self.step_number, total_steps=max(1, self.total_steps), states=self.states
         )
         raw: Tensor | None = batch.reward if batch.has("reward") else None
         if self.old_logp == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
@@ -137,7 +138,7 @@ class Trainer:
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """The batch of this step: fresh, or the oldest of those that an asynchronous source has sampled ahead."""
-        return self.queue(lambda: self._fresh(progress), max(0, self.step_number - 1), self.policy.updates)
+        return self.queue(lambda: self._fresh(progress), max(0, self.step_number - 1))
 
     def _fresh(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """Prompts for one update: filtered by prompt-level selections and refilled where one asks for it.
@@ -146,7 +147,7 @@ class Trainer:
         """
         collected, sampled = self.collector(self.states, progress)
         if sampled is not None:
-            now = replace(sampled, step=self.step_number, total_steps=max(1, self.config.steps), states=self.states)
+            now = replace(sampled, step=self.step_number, total_steps=max(1, self.total_steps), states=self.states)
             self.states = dict(observe(self.method, now).states)
         return collected
 

@@ -18,6 +18,8 @@ GLOSSARY: dict[str, str] = {
     "reward/mean": "mean total reward of scored responses, before shaping by the method",
     "reward/std": "standard deviation of the same",
     "reward/NAME": "mean of one component of the reward, before its weight",
+    "components/correlation": "lowest correlation between two components that the method reads; one that falls hints at a "
+    "reward that is gamed (refusing everything is safe, and helps nobody)",
     "score/mean": "mean of the task's own score (1 = right)",
     "length/mean": "response length in tokens, end token included",
     "length/max": "longest response",
@@ -33,8 +35,9 @@ GLOSSARY: dict[str, str] = {
     "clip_fraction": "share of computed tokens whose gradient the objective cut off",
     "gap/mean": "mean |trainer - sampler| log-prob of the same tokens on the first update (sampler mismatch)",
     "gap/max": "largest of the same",
-    "mismatch/weight weight_max": "mean and largest importance weight pi_old/sampler, after truncation",
-    "mismatch/effective": "effective share of samples under these weights: 1 where all are equal",
+    "mismatch/weight weight_max": "mean and largest importance weight pi_old/sampler, after truncation, over all counted "
+    "tokens, those that a gate drops included",
+    "mismatch/effective": "effective share of samples under these weights, as if nothing were dropped: 1 where all are equal",
     "mismatch/kl": "k1 estimate of KL(sampler || old policy), nats per token",
     "mismatch/dropped": "share of counted tokens that a correction drops",
     "staleness/mean max": "batches trained between the weights that wrote a token and the ones trained now",

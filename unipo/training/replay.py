@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from unipo.batch import Batch
 from unipo.method import Method
+from unipo.parts.continuous import STEP_COLUMNS
 from unipo.parts.part import Scorer
 from unipo.policy.model import Policy
 from unipo.training.optim import Optimiser
@@ -60,7 +61,15 @@ class Replays:
         """What the guard and an extra update read of this batch, the old policy's log-probs among it."""
         guard, replay = self.method.guard, self.method.replay
         assert guard is not None
-        needs = {"context", "tokens", *guard.needs, *replay.objective.needs, *replay.average.needs}
+        needs = {
+            "context",
+            "tokens",
+            "images",
+            *STEP_COLUMNS,
+            *guard.needs,
+            *replay.objective.needs,
+            *replay.average.needs,
+        }
         if "old_logp" in {*replay.objective.needs, *self.method.needs} and not batch.has("old_logp"):
             exact = self.exact and batch.has("behaviour_logp")
             logp = batch.behaviour_logp if exact else self.scorer.logp(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -135,6 +136,7 @@ class _Run:
         self.display.start(self.config.steps, trainer.step_number)
         while (done := self.done()) < 1 and not stop.asked:
             start = time.perf_counter()
+            trainer.total_steps = self.expected_steps(done)
             metrics, batch = trainer.step(self.display.sampling)
             self.training_seconds += time.perf_counter() - start
             self.sampled_tokens += int(metrics.get("tokens/sampled", 0) + metrics.get("tokens/continued", 0))
@@ -162,6 +164,11 @@ class _Run:
             # One number for all ranks, whose clocks differ, or some would stop a step before the others.
             shares.append(self.ranks.gather_objects(self.training_seconds)[0] / budget.seconds)
         return max(shares)
+
+    def expected_steps(self, done: float) -> int:
+        """Steps the run will have, for parts with a schedule: under a budget, if steps go on costing what they did."""
+        number, most = self.trainer.step_number, self.config.steps
+        return min(most, math.ceil(number / done - 1e-9)) if number and done else most
 
     def _evaluation_due(self, before: float) -> bool:
         """After a step that began with the share `before` behind: is it one of `eval.every` or `eval.points`?"""

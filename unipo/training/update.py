@@ -25,7 +25,7 @@ from unipo.training.record import Watched, watch
 
 @dataclass
 class UpdateReport:
-    """What the optimiser steps of one batch did. live: per computed token of the last pass, for metrics.
+    """What the optimiser steps of one batch did. live: per computed token of all passes, for metrics.
 
     value: loss, grad_norm, learning_rate, forwarded and skipped of a value model with an optimiser of its own.
     watched: live columns of the responses that are recorded token by token."""
