@@ -14,6 +14,7 @@ REPRODUCTION = Reproduction(
     },
     metrics=(AREA, ACCURACY),
     search={"lr": (5e-5, 1e-4, 2e-4)},
+    select="area",
     seeds=6,
     notes="Eight mini-batches per batch of samples. DAPO without dynamic sampling and length penalty, so that only the "
     "treatment of the ratio differs. The speed is the mean accuracy over the budget; the paper counts steps to the same "

@@ -28,6 +28,7 @@ REPRODUCTION = Reproduction(
     task="mixture",
     budget="50 steps",
     search={"lr": (1e-4, 2e-4, 4e-4)},
+    select="area",
     notes="The budget is steps, as the schedule runs over a known number of them; every arm samples the same. Speed is the "
     "mean accuracy over the run, the paper's is steps to equal accuracy. 40 % of the prompts are always solved and 40 % "
     "never. Four groups of 16 per step, so that there is little to choose between prompts. The paper's shares are not "

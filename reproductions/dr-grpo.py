@@ -3,21 +3,20 @@
 from pathlib import Path
 
 from unipo.compare.outcome import lines
+from unipo.errors import DataError
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
+from unipo.reproduce.filling import writes
+from unipo.reproduce.lesson import Lesson
 
 
 def wrong_lengths(run: Path) -> dict[str, float]:
-    """Mean length of wrong responses in the last fifth of the steps, minus that in the first fifth."""
-    records = lines(run, "completions")
-    last = max(r["step"] for r in records)
-    fifth = max(1, last // 5)
-
-    def mean(first: int, until: int) -> float:
-        found = [len(r["tokens"]) for r in records if first <= r["step"] <= until and r["score"] < 1]
-        return sum(found) / len(found) if found else 0.0
-
-    return {"wrong_growth": mean(last - fifth + 1, last) - mean(1, fifth)}
+    """Mean length of the last fifth of the run's wrong responses, minus that of the first fifth."""
+    wrong = [len(r["tokens"]) for r in lines(run, "completions") if r["score"] < 1]
+    if not wrong:
+        raise DataError(f"{run} recorded no wrong response, whose length could grow")
+    n = max(1, len(wrong) // 5)
+    return {"wrong_growth": sum(wrong[-n:]) / n - sum(wrong[:n]) / n}
 
 
 REPRODUCTION = Reproduction(
@@ -30,8 +29,13 @@ REPRODUCTION = Reproduction(
         ACCURACY,
     ),
     measure=wrong_lengths,
+    task="copy?size=4096",
+    start=Lesson(writes(0.5), steps=300),
+    budget="60 steps",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     train={"sampling": {"max_tokens": 96}, "log": {"completions": 64}},
-    notes="GRPO without its KL term, so that only the two divisions differ. The shipped model's answers are short, and "
-    "Adam undoes most of the difference in scale between the arms.",
+    notes="A word is to be copied after filling that the reward does not see, so that responses may have any length: a "
+    "lesson teaches 0 to 24 marks, and half of the words wrong. GRPO without its KL term, so that only the two divisions "
+    "differ. Equal steps, as shorter responses would else buy more of them. Adam undoes most of the difference in scale "
+    "between the arms.",
 )

@@ -38,6 +38,8 @@ def train(
     if isinstance(task, str):
         section["task"] = task
         task = None
+    if isinstance(reward, str):  # stands in the run's configuration, so that it can be resumed
+        section["reward"], reward = reward, None
     if values.get("resume"):
         values.setdefault("steps", 0)  # as many as the run was started for
     config: TrainConfig = from_dict(TrainConfig, values)

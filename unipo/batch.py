@@ -156,6 +156,8 @@ class Batch:
     # -- moving and storing --------------------------------------------------------------------
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
+        if torch.device(device) == self.layout.device:
+            return self
         columns = {k: _moved(v, device) for k, v in self.columns.items()}
         return replace(self, layout=self.layout.to(device), columns=columns)
 

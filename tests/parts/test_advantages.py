@@ -15,6 +15,7 @@ from torch import Tensor
 from unipo.errors import ConfigError
 from unipo.layout import Layout
 from unipo.parts.advantage import (
+    CentredReturn,
     GroupCentred,
     GroupNormalised,
     LeaveOneOut,
@@ -29,6 +30,7 @@ from unipo.parts.advantage import (
 )
 from unipo.parts.part import Advantage
 from unipo.parts.shaping import KLInReward
+from unipo.registry import get_method
 
 FOUR = Layout.of([1] * 4, [4])
 
@@ -239,11 +241,20 @@ def test_per_prompt_constants_move_whitening_but_not_leave_one_out() -> None:
     one, two = (batch_of([1] * 4, [2, 2], reward=r) for r in (reward, reward + easy))
     close(LeaveOneOut()(one), LeaveOneOut()(two))
     assert not torch.allclose(WhitenedReturn()(one), WhitenedReturn()(two))
-    close(WhitenedReturn(centred=True)(one), WhitenedReturn(centred=True)(two))
+    close(CentredReturn()(one), CentredReturn()(two))
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"gamma must lie in \(0, 1\], got 0"):
+    with pytest.raises(ConfigError, match=r"gamma in \(0, 1\] and beta >= 0, got 0"):
         WhitenedReturn(gamma=0.0)
     with pytest.raises(ConfigError, match=r"unknown KL estimator 'k9'"):
         WhitenedReturn(estimator="k9")
+
+
+def test_settings_that_no_return_or_baseline_can_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"WhitenedReturn: gamma in \(0, 1\] and beta >= 0, got 1\.0, -0\.1"):
+        WhitenedReturn(beta=-0.1)
+    with pytest.raises(ConfigError, match=r"RunningBaseline\.decay must lie in \[0, 1\), got 1\.1"):
+        RunningBaseline(decay=1.1)
+    with pytest.raises(ConfigError, match="needs group_size >= 2, got 1"):
+        get_method("reinforce++").but(advantage=CentredReturn())

@@ -28,7 +28,7 @@ ADVANTAGES: list[Advantage] = [
     advantages.GroupNormalised(unbiased=False),
     advantages.LeaveOneOut(),
     advantages.WhitenedReturn(),
-    advantages.WhitenedReturn(beta=0.1, gamma=0.9, centred=True),
+    advantages.CentredReturn(beta=0.1, gamma=0.9),
 ]
 OBJECTIVES: list[Objective] = [
     ScoreFunction(),

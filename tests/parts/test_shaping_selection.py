@@ -40,6 +40,11 @@ def test_the_penalty_is_added_to_the_reward_and_defaults_to_a_fifth_of_the_limit
     close(SoftOverlong(limit=10)(batch), [1, 0.5, -2])  # cache 2: lengths 9 and 10 cost 1/2 and 1
     close(SoftOverlong(limit=10, strength=0.5)(batch), [1, 0.75, -1.5])
     close(SoftOverlong(limit=10, cache=5)(batch), [1, 0.2, -2], 1e-6)
+    for odd in ({"cache": -5}, {"limit": 100, "cache": 200}, {"fraction": 1.2}, {"limit": -1}):
+        with pytest.raises(ConfigError, match="SoftOverlong: 0 <= cache <= limit"):
+            SoftOverlong(**odd)
+    with pytest.raises(ConfigError, match="SoftOverlong: 0 <= cache <= limit"):
+        SoftOverlong(cache=20).bound_to(10)
     with pytest.raises(ConfigError, match="SoftOverlong: set limit"):
         SoftOverlong()(batch)
 

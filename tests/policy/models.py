@@ -26,6 +26,8 @@ CONFIGS: dict[str, Any] = {
     "gemma2": hf.Gemma2Config(**SMALL, sliding_window=6),
     "gemma3": hf.Gemma3TextConfig(**SMALL, sliding_window=6),
     "gpt2": hf.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=1),
+    "granite": hf.GraniteConfig(**{k: v for k, v in SMALL.items() if k != "head_dim"}, logits_scaling=4.0),
+    "cohere": hf.CohereConfig(**{k: v for k, v in SMALL.items() if k != "head_dim"}, logit_scale=0.25),
     "mixture": hf.Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
 }  # fmt: skip
 

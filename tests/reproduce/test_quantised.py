@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,8 +27,9 @@ def test_too_few_bits_are_refused() -> None:
         Quantised(bits=1)
 
 
-def run_with(bits: int):
-    return trainer("grpo-token", set={"source": f"Quantised(group_size=4, bits={bits})"}, old_logp="recompute")
+def run_with(bits: int, **settings: Any):
+    changes = {"source": f"Quantised(group_size=4, bits={bits})"}
+    return trainer("grpo-token", set=changes, old_logp="recompute", **settings)
 
 
 def test_samples_are_those_of_the_rounded_policy_and_the_trainer_sees_its_own() -> None:
@@ -57,3 +60,9 @@ def test_the_trainer_never_reads_what_rounded_weights_computed(monkeypatch: pyte
     monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 0)
     assert trainer("grpo-token", set={"source.group_size": 4}).step()[0]["gap/mean"] < 1e-4
     assert run_with(4).step()[0]["gap/mean"] > 0.01
+
+
+def test_the_gap_is_of_all_tokens_however_the_batch_is_cut() -> None:
+    whole, parted = run_with(4).step()[0], run_with(4, policy={"micro_tokens": 60}).step()[0]
+    for name in ("gap/mean", "gap/max"):
+        assert parted[name] == pytest.approx(whole[name], rel=1e-3)

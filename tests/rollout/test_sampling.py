@@ -7,6 +7,7 @@ import torch
 
 from unipo.rollout.engine import Sampling
 from unipo.rollout.sampling import choose, mix, sample_seed, uniform
+from unipo.training.source import prompt_seed
 
 # From the same formula written with Python's own integers.
 LITERAL = [0.6524484863740322, 0.7012121095215252, 0.36818951565166946, 0.7552852342481882]
@@ -25,6 +26,12 @@ def test_uniform_numbers_are_these_on_every_machine() -> None:
     found = uniform(seed, position).tolist()
     assert found == pytest.approx(LITERAL, abs=0)
     assert len({sample_seed(3, i) for i in range(100)}) == 100
+
+
+def test_seeds_beyond_64_bits_are_seeds_too() -> None:
+    large = prompt_seed(2**31, 0)
+    assert len({sample_seed(large + i, j) for i in range(10) for j in range(10)}) == 100
+    assert sample_seed(2**62, 0) == sample_seed(2**62, 0)
 
 
 @pytest.mark.parametrize("vocab", [5, 2048, 2049, 5000])

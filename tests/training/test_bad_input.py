@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.conftest import metrics, quick
+from tests.training.conftest import metrics, quick, weights
 from unipo.errors import ConfigError, DataError, RewardError
 from unipo.starter import starter_path
 
@@ -173,3 +173,51 @@ def test_a_method_with_evidence_needs_answers(tmp_path: Path, rows: Rows) -> Non
 def test_an_online_method_without_reward(tmp_path: Path, rows: Rows) -> None:
     with pytest.raises(ConfigError, match="needs a reward"):
         on_data(tmp_path, rows(SUMS), "")
+
+
+def test_changed_answers_are_noticed_at_a_resume(tmp_path: Path, rows: Rows) -> None:
+    on_data(tmp_path, rows(SUMS))
+    rows([*SUMS[:-1], SUMS[-1] | {"answer": "9"}])  # the same file
+    with pytest.raises(DataError, match="the data changed"):
+        quick(tmp_path / "run", steps=2, resume=True, reward="numbers")
+
+
+def test_a_run_with_a_reward_of_its_own_is_not_resumed_with_another(tmp_path: Path) -> None:
+    def long(text: str) -> float:
+        return float(len(text) > 3)
+
+    run = tmp_path / "run"
+    quick(run, steps=1, reward=long)
+    with pytest.raises(ConfigError, match="was started with the reward 'long'"):
+        quick(run, steps=2, resume=True)
+    assert quick(run, steps=2, resume=True, reward=long).steps == 2
+
+
+def test_a_named_reward_from_python_stands_in_the_configuration(tmp_path: Path, rows: Rows) -> None:
+    on_data(tmp_path, rows(SUMS), reward="numbers")
+    assert quick(tmp_path / "run", steps=2, resume=True).steps == 2
+
+
+def test_adapters_that_fit_no_module_are_named(tmp_path: Path) -> None:
+    lora = {"policy.lora.rank": 2}
+    with pytest.raises(ConfigError, match=r"k_prj names no module of the model; there are .*k_proj.*q_proj"):
+        quick(tmp_path / "a", steps=1, **lora, **{"policy.lora.targets": "q_proj, k_prj"})
+    quick(tmp_path / "b", steps=1, **lora, **{"policy.lora.targets": "q_proj, v_proj"})
+    assert {name.split(".")[-3] for name in weights(tmp_path / "b", 1)} == {"q_proj", "v_proj"}
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    from unipo.starter.mnns import save_mnns_model
+
+    other = str(save_mnns_model(tmp_path / "other", hidden=16, digits=2, largest=2))
+    with pytest.raises(ConfigError, match=r"policy\.reference: the tokenizer of .* is not the policy's"):
+        quick(tmp_path / "a", steps=1, **{"policy.reference": other})
+    with pytest.raises(ConfigError, match=r"value\.model: the tokenizer of .* is not the policy's"):
+        quick(tmp_path / "b", "ppo", steps=1, set={"value.model": other})
+
+
+def test_a_list_of_three_is_no_pair_and_is_named_before_training(tmp_path: Path, rows: Rows) -> None:
+    pair = {"prompt": "1+1=", "responses": ["2", "3"], "ranks": [1, 2]}
+    data = rows([pair, pair | {"responses": ["2", "3", "4"], "ranks": [1, 2, 3]}])
+    with pytest.raises(DataError, match="example 1 has 3 ranked responses, dpo learns from pairs"):
+        on_data(tmp_path, data, None, "dpo")

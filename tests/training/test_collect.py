@@ -19,10 +19,10 @@ from unipo.method import Method
 from unipo.parts.curriculum import Curriculum, DomainWeights, Hint, Rewrite, Rewrites
 from unipo.registry import get_method
 from unipo.tasks.task import Example, Sample, Scores
-from unipo.training.collect import Collector, Rewritten
+from unipo.training.collect import Collector, Gathering, Rewritten
 from unipo.training.prompts import Prompt, PromptStream
 from unipo.training.rewriting import problem_of, with_problem
-from unipo.training.source import Collected
+from unipo.training.source import Collected, part_sums
 
 GROUP = 4
 
@@ -430,3 +430,17 @@ def test_the_records_of_hapo_survive_a_restart(tmp_path: Path) -> None:
     quick(parted, "hapo", steps=2, resume=True)
     assert records(whole) == records(parted)
     assert records(whole)
+
+
+def test_the_mean_of_a_component_is_over_responses_not_rounds() -> None:
+    """Eight at 0.5 and two at 1.0 are 0.6, whatever the rounds; a round without the component says nothing."""
+    assert part_sums([{"parts": {"a": 1.0}}, {"parts": {"a": None}}, {"parts": {"a": 0.0, "b": 2.0}}]) == {
+        "a": (1.0, 2),
+        "b": (2.0, 1),
+    }
+    batch = answered(prompts(2)).batch
+    parts = [Collected(batch, Counter(), {"a": (n * value, n)}) for n, value in ((8, 0.5), (2, 1.0))]
+    have = Gathering(kept=[batch], parts=[*parts, Collected(batch, Counter(), {})])
+    merged = collector(FILTER, prompts(2), wanted=1)._merge(have)
+    assert merged is not None
+    assert merged.parts == {"a": (6.0, 10)}

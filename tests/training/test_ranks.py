@@ -75,3 +75,35 @@ def test_shares_cover_everything_once_and_are_balanced() -> None:
     shares = Ranks(0, 3).share([9, 1, 5, 5, 2, 2])
     assert sorted(i for s in shares for i in s) == [0, 1, 2, 3, 4, 5]
     assert sorted(sum([9, 1, 5, 5, 2, 2][i] for i in s) for s in shares) == [7, 8, 9]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, sys; from pathlib import Path; from tests.training.conftest import quick\n"
+        "from unipo.training import loop\n"
+        "step = loop.Trainer.step\n"
+        "def told(self, *args):\n"
+        "    out = step(self, *args)\n"
+        "    if self.ranks.rank == 1 and self.step_number == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return out\n"
+        "loop.Trainer.step = told\n"
+        "assert quick(Path(sys.argv[1]), 'grpo', steps=50).interrupted\n"
+    )
+    root = Path(unipo.__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), str(script), str(tmp_path / "run")],
+        cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}, check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert len(metrics(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "checkpoints" / "step-000002" / "trainer.pt").is_file()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("method", ["grpo", "ppo", "dpo", "cepo"])
+def test_a_run_on_a_gpu_learns_what_one_on_the_processor_does(method: str, tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        quick(tmp_path / device, method, steps=2, **{"policy.device": device})
+    for one, two in zip(metrics(tmp_path / "cpu"), metrics(tmp_path / "cuda"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-2)

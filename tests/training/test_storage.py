@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ import unipo
 from tests.training.conftest import metrics, quick
 from unipo.errors import CheckpointError, ConfigError
 from unipo.training.checkpoint import list_checkpoints, newest_good, save_checkpoint, verify_checkpoint
+from unipo.training.rundir import new_run_path
 
 
 def corrupt(file: Path) -> None:
@@ -30,7 +34,30 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
     quick(run, steps=4, resume=True, **{"log.progress": True})
     assert [m["step"] for m in metrics(run)] == [1, 2, 3, 4]
     assert "step-000003: trainer.pt is damaged" in capsys.readouterr().err
-    assert "damaged checkpoint passed over" in (run / "events.jsonl").read_text()
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in events] == ["started", "damaged checkpoint passed over", "started"]
+    assert [e["step"] for e in events] == [0, 2, 2]
+
+
+def test_a_resume_without_a_checkpoint_begins_anew_and_loses_no_event(tmp_path: Path, rows: Any) -> None:
+    run = tmp_path / "run"
+    data = rows([*({"prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(8)), {"prompt": "", "answer": "1"}])
+    settings = {"data.data": data, "data.bad_rows": "skip", "reward": "numbers"}
+    quick(run, steps=1, **settings)
+    shutil.rmtree(run / "checkpoints")
+    quick(run, steps=1, resume=True)
+    events = [json.loads(line)["event"] for line in (run / "events.jsonl").read_text().splitlines()]
+    assert events == ["data", "started"]
+    evaluations = [json.loads(line)["when"] for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert evaluations == ["before", "after"] or not evaluations
+    assert [m["step"] for m in metrics(run)] == [1]
+
+
+def test_two_runs_that_start_together_get_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unipo.training.rundir.time.strftime", lambda form: "20260101-120000")
+    made = [new_run_path("grpo", tmp_path) for _ in range(3)]
+    assert [p.name for p in made] == [f"grpo-20260101-120000{end}" for end in ("", "-2", "-3")]
+    assert all(p.is_dir() for p in made)
 
 
 def test_when_every_checkpoint_is_damaged_the_run_stops(tmp_path: Path) -> None:

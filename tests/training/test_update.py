@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.training.conftest import ASKED, every_method, own_task
 from unipo.batch import Batch
 from unipo.errors import TrainingError
 from unipo.judge import judge, loss, provide_for_loss, required_tokens, weigh
+from unipo.parts.part import Objective
 from unipo.policy.tape import Tape
 from unipo.training.config import OptimConfig, TrainConfig, from_dict, nested
 from unipo.training.loop import Trainer
@@ -73,10 +75,12 @@ def test_no_prompt_is_forwarded_twice_and_no_dead_sequence_at_all() -> None:
 
 
 def test_on_the_first_update_every_ratio_is_one_and_nothing_is_clipped() -> None:
-    run = trainer("grpo-token")
+    run = trainer("grpo-token", old_logp="behaviour")
     metrics, _ = run.step()
     assert metrics["gap/max"] < 1e-4
-    assert metrics["clip_fraction"] == 0.0 if "clip_fraction" in metrics else True
+    assert metrics["clip_fraction"] == 0.0
+    assert metrics["ratio/q01"] == pytest.approx(1, abs=1e-4)
+    assert metrics["ratio/q99"] == pytest.approx(1, abs=1e-4)
     assert metrics["passes/extra"] == 0.0
 
 
@@ -165,3 +169,57 @@ def test_nothing_is_kept_for_several_updates_per_batch(monkeypatch: pytest.Monke
     monkeypatch.setattr("unipo.policy.model.TAPE_FROM", 1)
     assert trainer("grpo")._record() is not None
     assert trainer("grpo", set={"source.epochs": 2})._record() is None
+
+
+@dataclass(frozen=True)
+class Plain(Objective):
+    """An objective that does not come apart into pieces."""
+
+    source = "a test"
+    level: ClassVar[str] = "token"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("advantage", "logp", "old_logp", "mask")
+
+    def __call__(self, batch: Batch) -> Tensor:
+        loss: Tensor = -(batch.logp - batch.old_logp).exp() * batch.advantage
+        return loss
+
+    def formula(self) -> str:
+        return "l = -rho A"
+
+
+def test_an_objective_without_pieces_trains_and_has_no_clip_fraction() -> None:
+    run = trainer("grpo-token", set={"source.minibatches": 2})
+    run = Trainer(replace(run.setup, method=run.method.but(objective=Plain())))
+    values, _ = run.step()
+    assert "ratio/q50" in values
+    assert "clip_fraction" not in values
+
+
+def test_the_gap_to_the_sampler_is_of_tokens_the_present_weights_wrote() -> None:
+    run = trainer("grpo-token", prompts=4, set={"source.minibatches": 2}, optim={"learning_rate": 1e-2})
+    assert run.step()[0]["gap/max"] < 1e-4  # the second update's tokens were written by other weights
+
+
+def test_tokens_of_older_weights_get_the_old_policys_log_probs() -> None:
+    run = trainer("grpo-token", prompts=2, set={"source.minibatches": 2}, optim={"learning_rate": 1e-2})
+    collected = run.collect()
+    assert collected is not None
+    assert run.old_logp == run._plan_for(collected.batch) == "behaviour"
+    run.policy.updates += 1  # as if these had waited for a step
+    assert run._plan_for(collected.batch) == "recompute"
+
+
+def test_a_second_end_token_of_the_model_is_not_shown_to_rewards() -> None:
+    run = trainer("grpo-token")
+    policy = run.policy
+    second = policy.encode("7")[0]
+    policy.causal.generation_config.eos_token_id = [policy.tokenizer.eos_token_id, second]
+    assert policy.end_ids == {policy.tokenizer.eos_token_id, second}
+    ids = policy.encode("127")
+    assert policy.written(ids) == "12"
+    assert policy.written([*policy.encode("12"), policy.tokenizer.eos_token_id]) == "12"
+    assert policy.written([*ids, *policy.encode("1")]) == "1271"
+    assert policy.written([]) == ""

@@ -21,7 +21,6 @@ from unipo.tasks.task import Example
 from unipo.training.config import DataConfig
 from unipo.training.prompts import Prompt
 from unipo.training.setup import load_task
-from unipo.training.source import strip_end
 
 ABOUT = """Sample responses from a model. Prompts are texts on the command line, rows of data, or lines of standard input.
 
@@ -109,7 +108,7 @@ def record(policy: Policy, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
     tokens = rollout.tokens.tolist()
     return {
         "prompt": prompt.example.prompt,
-        "text": strip_end(policy.tokenizer.decode(tokens, skip_special_tokens=False), policy),
+        "text": policy.written(tokens),
         "tokens": tokens,
         "logp": [round(x, 6) for x in rollout.logp.tolist()],
         "truncated": bool(rollout.truncated),

@@ -17,17 +17,21 @@ HELD = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval over new problems. problems, samples: how many, and per problem."""
+    """A mean with its 95 % interval over new problems.
+
+    problems, samples: how many, and per problem.  unscored: responses that could not be scored, and count 0.
+    """
 
     accuracy: float
     low: float
     high: float
     problems: int
     samples: int
+    unscored: int = 0
 
     def as_dict(self) -> dict[str, float]:
-        """Its numbers by name, for JSON."""
-        return asdict(self)
+        """Its numbers by name, for JSON; `unscored` where there are any."""
+        return {name: x for name, x in asdict(self).items() if x or name != "unscored"}
 
 
 def wilson(successes: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

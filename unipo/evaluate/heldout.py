@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -31,17 +32,22 @@ def sampled_accuracy(
     ranks: Ranks | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Interval:
-    """Mean score over held-out prompts, with the same seeds at every evaluation. Unscorable responses count 0."""
+    """Mean score over held-out prompts, with the same seeds at every evaluation.
+
+    Responses that could not be scored count 0 and are counted (`Interval.unscored`).
+    """
     ranks = ranks or Ranks()
     mine = ranks.share([1] * len(prompts))[ranks.rank]
     requests = [Request(prompts[i].ids, samples, EVAL_SEED + i, images=prompts[i].pixels) for i in mine]
     groups = engine.generate(requests, sampling, progress) if requests else []
     own = score_groups(policy, reward, [prompts[i] for i in mine], groups) if requests else None
     scores: list[list[float]] = [[] for _ in prompts]
+    unscored = 0
     for indices, marks in ranks.gather_objects((mine, None if own is None else own.scores)):
         for place, i in enumerate(indices):
             scores[i] = [float(m["score"] or 0.0) for m in marks[place]]
-    return accuracy_interval(scores)
+            unscored += sum(m["score"] is None for m in marks[place])
+    return replace(accuracy_interval(scores), unscored=unscored)
 
 
 def offline_accuracy(policy: Policy, method: Method, prompts: Sequence[Prompt]) -> Interval:

@@ -37,7 +37,10 @@ grpo_token = register(
         summary="GRPO with every token of the batch weighing the same, the form most libraries run by default.",
         average=TokenMean(),
         regularisers=(ReferenceKL(beta=0.0, estimator="k3"),),
-        notes=("verl, OpenRLHF and TRL (loss_type='dapo') call this GRPO: token mean, no KL.",),
+        notes=(
+            "verl's defaults and TRL (loss_type='dapo') call this GRPO: token mean, no KL. OpenRLHF's default adds a k1 KL of "
+            "0.01 to the reward.",
+        ),
     )
 )
 

@@ -1,9 +1,10 @@
 """The score-function family: no trust region to speak of, the baseline is the idea."""
 
 from unipo.method import Method, Paper
-from unipo.parts.advantage import LeaveOneOut, RunningBaseline, WhitenedReturn
+from unipo.parts.advantage import CentredReturn, LeaveOneOut, RunningBaseline, WhitenedReturn
 from unipo.parts.average import SequenceMean, SequenceSum, TokenMean
 from unipo.parts.objective import Clipped, ScoreFunction, SequenceClipped
+from unipo.parts.regulariser import ReferenceKL
 from unipo.parts.shaping import KLInReward
 from unipo.parts.source import OnPolicy
 from unipo.registry import register
@@ -62,9 +63,26 @@ reinforce_pp = register(
         notes=(
             "The reward sits on the last counted token; the KL is a token reward and is part of the return.",
             "Moments are over counted tokens, so long responses move the mean more than short ones.",
-            "The baseline variant: source.group_size=4, advantage.centred=true, advantage.beta=0 and "
-            "regularisers=(ReferenceKL(estimator='k2'),).",
+            "Its variant with a baseline is `reinforce++-baseline`.",
         ),
         doubts=("The paper's published numbers differ between its versions.",),
+    )
+)
+
+reinforce_pp_baseline = register(
+    reinforce_pp.but(
+        name="reinforce++-baseline",
+        summary="REINFORCE++ on the reward minus its group's mean, with the KL in the loss.",
+        source=OnPolicy(group_size=4),
+        advantage=CentredReturn(beta=0.0),
+        regularisers=(ReferenceKL(beta=0.01, estimator="k2"),),
+        notes=(
+            "The group's mean is taken off, and the standard deviation is the batch's: a group that agrees gives no signal "
+            "of its own, but tokens are standardised with those of all others.",
+            "The KL is a term of the loss with k2, whose gradient is that of the KL.",
+        ),
+        doubts=(
+            "Group size and strength of the KL differ between the paper's versions and OpenRLHF's scripts: 4 and 0.01 here.",
+        ),
     )
 )

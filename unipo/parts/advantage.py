@@ -107,6 +107,10 @@ class RunningBaseline(RewardAdvantage):
     source = "Williams 1992, reinforcement comparison"
     decay: float = 0.9
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ConfigError(f"RunningBaseline.decay must lie in [0, 1), got {self.decay}")
+
     @property
     def state_key(self) -> str:
         return "running_baseline"
@@ -209,8 +213,7 @@ class WhitenedReturn(RewardAdvantage):
     """REINFORCE++: token returns, standardised over all counted tokens of the batch.
 
         r_t = R [t last] - beta k(log pi_old - log pi_ref);  G_t = sum_{u>=t} gamma^(u-t) r_u;  A_t = whiten(G_t)
-    centred: subtract the group's mean reward first (the "baseline" variant, for groups of two or more; the KL
-    then usually moves to the loss with k2).  A batch whose returns are all equal gets exactly 0.
+    A batch whose returns are all equal gets exactly 0.
     Source: REINFORCE++ (arXiv 2501.03262); verl core_algos.py, OpenRLHF experience_maker.py.
     Unsure: the paper's numbers differ between its versions.
     """
@@ -220,23 +223,20 @@ class WhitenedReturn(RewardAdvantage):
     beta: float = 0.0
     estimator: str = "k1"
     gamma: float = 1.0
-    centred: bool = False
     eps: float = 1e-8
     unbiased: bool = True
 
     def __post_init__(self) -> None:
         check_estimator(self.estimator)
-        if not 0 < self.gamma <= 1:
-            raise ConfigError(f"WhitenedReturn.gamma must lie in (0, 1], got {self.gamma}")
+        if not 0 < self.gamma <= 1 or self.beta < 0:
+            raise ConfigError(f"{type(self).__name__}: gamma in (0, 1] and beta >= 0, got {self.gamma}, {self.beta}")
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("reward", "scored", "mask", *(("old_logp", "reference_logp") if self.beta else ()))
 
     def __call__(self, batch: Batch) -> Tensor:
-        reward, scored = reward_where_scored(batch)
-        if self.centred:
-            reward = group_centred(reward, batch.layout, scored)
+        reward = self.rewards(batch)
         dense = torch.zeros(batch.layout.n_tokens, dtype=reward.dtype, device=reward.device)
         if self.beta:
             kl = kl_estimate(batch.old_logp, batch.reference_logp, batch.mask, self.estimator)
@@ -244,7 +244,27 @@ class WhitenedReturn(RewardAdvantage):
         returns = reward_to_go(reward, dense, batch.layout, batch.mask, self.gamma)
         return whitened(returns, batch.mask, self.eps, self.unbiased)
 
-    def formula(self) -> str:
-        reward = "(R_i - mean_g(R))" if self.centred else "R_i"
+    def rewards(self, batch: Batch) -> Tensor:
+        """[S] what falls on each response's last token."""
+        return reward_where_scored(batch)[0]
+
+    def formula(self, reward: str = "R_i") -> str:
         kl = f" - {self.beta:g} ({FORMULAS[self.estimator]})" if self.beta else ""
         return f"r_t = {reward} [t last]{kl};  G_t = sum_(u>=t) {self.gamma:g}^(u-t) r_u;  A_t = (G_t - mean)/sqrt(var + {self.eps:g}) over all tokens"
+
+
+@dataclass(frozen=True)
+class CentredReturn(WhitenedReturn):
+    """REINFORCE++-baseline: `WhitenedReturn` of the reward minus its group's mean; the KL then usually moves to the loss.
+
+    Source: REINFORCE++ (arXiv 2501.03262), the variant with a baseline; OpenRLHF: reinforce_baseline.
+    """
+
+    smallest_group: ClassVar[int] = 2
+
+    def rewards(self, batch: Batch) -> Tensor:
+        reward, scored = reward_where_scored(batch)
+        return group_centred(reward, batch.layout, scored)
+
+    def formula(self, reward: str = "(R_i - mean_g(R))") -> str:
+        return super().formula(reward)

@@ -40,12 +40,16 @@ class SoftOverlong(Shaping):
     fraction: float = 0.2
     strength: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.cache < 0 or not 0 <= self.fraction <= 1 or (self.limit and self.cache > self.limit):
+            raise ConfigError(f"SoftOverlong: 0 <= cache <= limit and 0 <= fraction <= 1, got {self}")
+
     @property
     def needs(self) -> tuple[str, ...]:
         return ("reward",)
 
     def __call__(self, batch: Batch) -> Tensor:
-        if self.limit <= 0:
+        if self.limit == 0:
             raise ConfigError("SoftOverlong: set limit, or let the run fill in its token budget")
         cache = self.cache or round(self.fraction * self.limit)
         penalty = soft_overlong(batch.layout.seq_lengths, self.limit, cache)

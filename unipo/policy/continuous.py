@@ -88,15 +88,18 @@ class ContinuousPolicy(Policy):
         for what, part in asked.items():
             if part is not None:
                 raise ConfigError(f"{what} is defined for ordinary tokens, not for continuous ones: {WITHOUT}")
-        logp, ent = self._score_steps(self.model, batch, required, entropy)
+        home = batch.layout.device
+        there = batch.to(self.device), required.to(self.device)
+        logp, ent = (x.to(home) for x in self._score_steps(self.model, *there, entropy))
         return {"logp": logp, "entropy": ent} if entropy else {"logp": logp}
 
     @torch.no_grad()
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
         with self.weights(weights) as model:
             pieces = list(batch.split_by_tokens(self.spec.micro_tokens or None))
-            out = [self._score_steps(model, piece, torch.ones_like(piece.tokens) > 0, False)[0] for piece in pieces]
-        return torch.cat(out) if out else torch.zeros(0, device=batch.tokens.device)
+            there = (piece.to(self.device) for piece in pieces)
+            out = [self._score_steps(model, piece, torch.ones_like(piece.tokens) > 0, False)[0] for piece in there]
+        return (torch.cat(out) if out else torch.zeros(0)).to(batch.layout.device)
 
     def read_hidden(self, model: nn.Module, plan: Plan) -> Tensor:
         """Refused: a plan holds the ids of tokens, and the steps of these responses are mixtures."""

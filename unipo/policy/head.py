@@ -103,6 +103,7 @@ class _LinearLogp(torch.autograd.Function):
                 entropy[part] = ent
             if keep:
                 kept = p
+            del z, p  # or the next chunk would be made beside them
         ctx.save_for_backward(hidden, weight, bias, target, entropy, kept)
         return logp, entropy
 
@@ -128,6 +129,7 @@ class _LinearLogp(torch.autograd.Function):
                 # Chunks are summed in the wide dtype: a narrow sum would lose what the later ones add.
                 share = (dz.T @ h[part]).to(wide) if dw is None or dz.dtype != wide else None
                 dw = share if dw is None else dw.add_(share) if share is not None else dw.addmm_(dz.T, h[part])
+            del dz
         if ctx.needs_input_grad[1] and dw is None:
             dw = torch.zeros_like(weight)
         return (
@@ -154,6 +156,7 @@ def _logit_gradient(
     """[n, V] dL / d(h W^T + b) for one chunk."""
     g = grads[0][part]
     slope: Tensor | None = None
+    z: Tensor | None = None
     if kept is not None:
         p = kept.clone() if spec.entropy else kept  # without entropy the buffer is used up here
     else:
@@ -164,8 +167,9 @@ def _logit_gradient(
     extra: Tensor | None = None
     if spec.entropy and grads[1] is not None:
         e = grads[1][part]
-        log_p = torch.where(p > 0, p, torch.ones_like(p)).log()
-        extra = p * (log_p + entropy[part][:, None]) * e[:, None]
+        # In the buffer of the logits, which are no longer needed. 0 log 0 is 0.
+        extra = p.clone() if z is None else z.copy_(p)
+        extra.clamp_(min=torch.finfo(p.dtype).tiny).log_().add_(entropy[part][:, None]).mul_(p).mul_(e[:, None])
     dz = p.mul_(-g[:, None])
     dz.scatter_add_(1, target[:, None], g[:, None].to(dz.dtype))
     if extra is not None:
@@ -198,7 +202,7 @@ def linear_logp(
 
     hidden: [n, d]; weight: [V, d]; bias: [V]; target: [n] int64 in [0, V).
     Returns ([n] nats, [n] nats or [0]) in float32, float64 for float64 inputs.  Peak extra memory is two chunks of
-    `spec.budget` bytes whatever n and V.  known: log-probs (and probabilities) of these very rows, not computed again.
+    `spec.budget` bytes (three with soft-capping) whatever n and V.  known: log-probs (and probabilities) of these very rows, not computed again.
     """
     logp, entropy = _LinearLogp.apply(hidden, weight, bias, target, spec or HeadSpec(), known)  # type: ignore[no-untyped-call]
     return logp, entropy

@@ -93,7 +93,16 @@ def add_lora(model: nn.Module, lora: LoraSpec) -> nn.Module:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise MissingExtra("peft", "lora", "training adapters") from error
-    targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
+    targets: Any = lora.targets
+    if targets != "all-linear":
+        targets = [name.strip() for name in targets.split(",")]
+        modules = [name for name, _ in model.named_modules()]
+        lost = [t for t in targets if not any(m == t or m.endswith(f".{t}") for m in modules)]
+        if lost:
+            linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+            raise ConfigError(
+                f"policy.lora.targets: {', '.join(lost)} names no module of the model; there are {', '.join(linear)}"
+            )
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
     )

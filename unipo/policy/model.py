@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,21 @@ class Policy:
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a response: the tokenizer's, and those the model's generation settings name."""
+        ids = {self.tokenizer.eos_token_id} if self.tokenizer is not None else set()
+        configured = getattr(self.causal.generation_config, "eos_token_id", None)
+        if configured is not None:
+            ids |= set(configured) if isinstance(configured, list | tuple) else {configured}
+        return frozenset(int(i) for i in ids if i is not None)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """A response as people and rewards see it: without the token that ended it."""
+        ids = list(tokens)
+        ended = bool(ids) and ids[-1] in self.end_ids
+        return str(self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False))
+
+    @property
     def context_window(self) -> int:
         """Most positions that prompt and response may take together."""
         config = self.causal.config.get_text_config()
@@ -114,8 +130,11 @@ class Policy:
         against: fills `divergence` from the teacher, who sees `batch.teacher_context` for a prompt.  resampled: fills
         `resampled_logp` and `resampled_hits`.  value: a head [R, d] -> [R] on the same hidden states, which fills
         `live_value`.  tape: what sampling kept, used if it covers the micro-batch; final: this is the last one that
-        reads it.
+        reads it.  Batches are made and judged where tokens are cheap to handle; only the forward needs the weights'
+        device, and what it says goes back.
         """
+        home = batch.layout.device
+        batch, required = batch.to(self.device), required.to(self.device)
         plan = make_plan(batch, required)
         reading = None if tape is None else tape.reading(batch, plan, self.updates, final)
         if reading is not None:
@@ -130,7 +149,7 @@ class Policy:
         if value is not None:
             live["live_value"] = value(states)
         blank = torch.zeros(batch.layout.n_tokens, device=logp.device)
-        return {name: blank.to(x.dtype).index_copy(0, plan.required, x) for name, x in live.items()}
+        return {name: blank.to(x.dtype).index_copy(0, plan.required, x).to(home) for name, x in live.items()}
 
     @torch.no_grad()
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
@@ -139,7 +158,7 @@ class Policy:
         done = 0
         with self.weights(weights) as model:
             for piece in batch.split_by_tokens(self.spec.micro_tokens or None):
-                plan = make_plan(piece)
+                plan = make_plan(piece.to(self.device))
                 value, _ = self._logp(model, self.read_hidden(model, plan), plan, False)
                 out = out.to(value.dtype)
                 out[done : done + len(value)] = value
@@ -149,7 +168,7 @@ class Policy:
     @torch.no_grad()
     def per_place(self, batch: Batch, where: Tensor, measure: Measure) -> Tensor:
         """[T] a statistic of whole next-token distributions at each place of a group's responses (see `Scorer`)."""
-        marked = batch.with_columns("token", _counted=where)
+        marked, home = batch.with_columns("token", _counted=where).to(self.device), batch.layout.device
         values = []
         for piece in marked.split_by_tokens(self.spec.micro_tokens or None, whole_groups=True):
             plan, layout = make_plan(piece, piece._counted), piece.layout
@@ -162,7 +181,7 @@ class Policy:
             )
             values.append(torch.zeros(layout.n_tokens, dtype=found.dtype, device=found.device))
             values[-1][plan.required] = found
-        return torch.cat(values) if values else torch.zeros(0)
+        return (torch.cat(values) if values else torch.zeros(0)).to(home)
 
     def make_tape(self) -> Tape | None:
         """A tape for the coming sampling phase, None where the update could not read it.
@@ -259,8 +278,22 @@ class Policy:
         elif kind in ("frozen", "ema"):
             self.reference = copy.deepcopy(self.model).requires_grad_(False).eval()
         else:
+            self.check_vocabulary(kind, "policy.reference")
             self.reference = load_model(kind, DTYPES[self.spec.weights], str(self.device)).requires_grad_(False)
             prepare(causal_of(self.reference))
+
+    def check_vocabulary(self, path: str, setting: str) -> None:
+        """Raise ConfigError unless another model's tokens mean what this one's do."""
+        if self.tokenizer is None:
+            return
+        try:
+            other = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{setting}: cannot load a tokenizer from {path!r}: {error}") from error
+        if other.get_vocab() != self.tokenizer.get_vocab():
+            raise ConfigError(
+                f"{setting}: the tokenizer of {path!r} is not the policy's, so its token ids would mean other text"
+            )
 
     def update_reference(self) -> None:
         """After an optimiser step: move an EMA reference towards the policy; nothing for the other kinds."""
@@ -362,15 +395,24 @@ def linear_weight(module: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., Policy] = Policy) -> Policy:
-    """Load model and tokenizer, wrap adapters, check that the vocabulary fits. make: the kind of policy."""
-    if spec.weights not in DTYPES:
-        raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
-    device = spec.device if spec.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+def usable_device(asked: str) -> str:
+    """A device by name; "auto" is the accelerator if there is one. Processes of one machine take one each."""
+    device = asked if asked != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., Policy] = Policy) -> Policy:
+    """Load model and tokenizer, wrap adapters, check that the vocabulary fits. make: the kind of policy."""
+    if spec.weights not in DTYPES:
+        raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
+    device = usable_device(spec.device)
     model: nn.Module = load_model(spec.model, DTYPES[spec.weights], device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)

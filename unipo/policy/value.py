@@ -70,11 +70,10 @@ class ValueModel:
 
     def live(self, batch: Batch, required: Tensor) -> Tensor:
         """[T] values of one micro-batch, with gradient, 0 on tokens not required."""
-        plan = make_plan(batch, required)
+        plan = make_plan(batch.to(self.policy.device), required.to(self.policy.device))
         value = self.head(self.policy.read_hidden(self.causal, plan))
-        return torch.zeros(batch.layout.n_tokens, dtype=value.dtype, device=value.device).index_copy(
-            0, plan.required, value
-        )
+        blank = torch.zeros(batch.layout.n_tokens, dtype=value.dtype, device=value.device)
+        return blank.index_copy(0, plan.required, value).to(batch.layout.device)
 
     @torch.no_grad()
     def values(self, batch: Batch) -> Tensor:
@@ -107,6 +106,8 @@ class ValueModel:
 def _backbone(policy: Policy, model: str) -> PreTrainedModel:
     """A causal language model whose output layer is never used."""
     if model or policy.adapted:
+        if model:
+            policy.check_vocabulary(model, "value.model")
         causal = load_model(model or policy.spec.model, DTYPES[policy.spec.weights], str(policy.device))
         prepare(causal)
     else:

@@ -43,9 +43,8 @@ class LocalEngine:
         self.max_rows = max_rows
         self.exact = policy.spec.compute != "bfloat16" and policy.spec.weights != "bfloat16"
         self.stats = EngineStats()
-        if end_ids is None:
-            end_ids = _end_tokens(policy)
-        self.end_ids = torch.tensor(sorted(set(end_ids)), dtype=torch.int64)
+        ending = policy.end_ids if end_ids is None else end_ids
+        self.end_ids = torch.tensor(sorted(set(ending)), dtype=torch.int64)
         self._decoder: Decoder | None = None
         self.tape: Tape | None = None
         self._writing: Tape | None = None
@@ -213,11 +212,3 @@ class LocalEngine:
 
 def _pop(queue: deque[Draft], most: int) -> list[Draft]:
     return [queue.popleft() for _ in range(min(most, len(queue)))]
-
-
-def _end_tokens(policy: Policy) -> list[int]:
-    ids = {policy.tokenizer.eos_token_id} if policy.tokenizer is not None else set()
-    configured = getattr(policy.causal.generation_config, "eos_token_id", None)
-    if configured is not None:
-        ids |= set(configured) if isinstance(configured, list | tuple) else {configured}
-    return [int(i) for i in ids if i is not None]

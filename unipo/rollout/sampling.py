@@ -22,7 +22,8 @@ _BLOCK = 64
 
 def sample_seed(seed: int, sample: int) -> int:
     """The seed of response number `sample` of a request."""
-    return int(mix(torch.tensor(seed * 1_000_003 + sample + 1)))
+    number = seed * 1_000_003 + sample + 1
+    return int(mix(torch.tensor((number + 2**63) % 2**64 - 2**63)))  # wrapped: large seeds of a run go beyond 64 bits
 
 
 def truncate(logits: Tensor, sampling: Sampling) -> Tensor:

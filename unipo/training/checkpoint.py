@@ -48,8 +48,8 @@ def save_checkpoint(
     final = checkpoint_path(root, step)
     partial = root / f".{final.name}.partial"
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
+        for left in root.glob(".step-*.partial"):  # by a kill while it was written
+            shutil.rmtree(left)
         partial.mkdir(parents=True)
         save_model(partial / "model")
         torch.save(dict(state), partial / "trainer.pt")

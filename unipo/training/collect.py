@@ -148,12 +148,14 @@ class Collector:
             if refill.surplus == "keep":
                 self.surplus = batch.take_prompts(range(wanted, have.prompts))
             batch = batch.take_prompts(range(wanted))
-        names = dict.fromkeys(n for p in have.parts for n in p.parts)
-        means = {n: sum(p.parts.get(n, 0.0) for p in have.parts) / len(have.parts) for n in names}
+        sums: dict[str, tuple[float, int]] = {}
+        for name, (total, count) in (item for p in have.parts for item in p.parts.items()):
+            before = sums.get(name, (0.0, 0))
+            sums[name] = (before[0] + total, before[1] + count)
         return Collected(
             batch,
             have.events,
-            means,
+            sums,
             sum(p.generation_seconds for p in have.parts),
             sum(p.reward_seconds for p in have.parts),
             sum(p.sampled_tokens for p in have.parts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,8 +36,8 @@ class Continuer:
     seed: int
     ranks: Ranks
 
-    def __call__(self, batch: Batch, at: Tensor, n: int) -> tuple[Continuations, int]:
-        """(rewards of n continuations of the prefix before each token `at` [K], tokens sampled)."""
+    def __call__(self, batch: Batch, at: Tensor, n: int) -> tuple[Continuations, int, Counter[str]]:
+        """(rewards of n continuations of the prefix before each token `at` [K], tokens sampled, events of scoring)."""
         layout = batch.layout
         requests, prompts = [], []
         for t in at.tolist():
@@ -50,30 +51,30 @@ class Continuer:
         mine = self.ranks.share([1] * len(requests))[self.ranks.rank]
         reward = torch.full((len(requests), n), math.nan, dtype=torch.float64)
         truncated = torch.zeros(len(requests), n, dtype=torch.bool)
-        sampled = 0
-        for i, totals, cut, tokens in (
-            x for part in self.ranks.gather_objects(self._own(requests, prompts, mine)) for x in part
-        ):
-            reward[i] = torch.tensor(
-                [math.nan if total is None else float(total) for total in totals], dtype=torch.float64
-            )
-            truncated[i] = torch.tensor(cut)
-            sampled += tokens
-        return Continuations(reward, truncated), sampled
+        sampled, events = 0, Counter[str]()
+        for own, happened in self.ranks.gather_objects(self._own(requests, prompts, mine)):
+            events.update(happened)
+            for i, totals, cut, tokens in own:
+                reward[i] = torch.tensor(
+                    [math.nan if total is None else float(total) for total in totals], dtype=torch.float64
+                )
+                truncated[i] = torch.tensor(cut)
+                sampled += tokens
+        return Continuations(reward, truncated), sampled, events
 
     def _own(
         self, requests: list[Request], prompts: list[Prompt], mine: list[int]
-    ) -> list[tuple[int, list[float | None], list[bool], int]]:
-        """(request, rewards, truncated, tokens sampled) of this rank's share."""
+    ) -> tuple[list[tuple[int, list[float | None], list[bool], int]], dict[str, int]]:
+        """([request, rewards, truncated, tokens sampled] of this rank's share, events of scoring)."""
         if not mine:
-            return []
+            return [], {}
         groups = self.engine.generate([requests[i] for i in mine], self.sampling)
         joined = [[with_prefix(requests[i].prefix, r) for r in group] for i, group in zip(mine, groups, strict=True)]
-        marks = score_groups(self.policy, self.reward, [prompts[i] for i in mine], joined).scores
+        judged = score_groups(self.policy, self.reward, [prompts[i] for i in mine], joined)
         return [
             (i, [m["total"] for m in scores], [r.truncated for r in group], sum(len(r.tokens) for r in group))
-            for i, scores, group in zip(mine, marks, groups, strict=True)
-        ]
+            for i, scores, group in zip(mine, judged.scores, groups, strict=True)
+        ], judged.events
 
 
 def with_prefix(prefix: object, rollout: Rollout) -> Rollout:

@@ -32,11 +32,10 @@ def flops_per_position(policy: Policy) -> float:
 
 
 @lru_cache(maxsize=2)
-def matmul_rate(compute: str) -> float:
+def matmul_rate(compute: str, device: str = "cpu") -> float:
     """Measured floating-point operations per second of a square matrix product, median of five."""
     dtype = torch.bfloat16 if compute == "bfloat16" else torch.float32
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    n = 4096 if device == "cuda" else 512
+    n = 4096 if device != "cpu" else 512
     a = torch.randn(n, n, dtype=dtype, device=device)
     times = []
     for _ in range(6):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.errors import DataError, TrainingError
+from unipo.errors import ConfigError, DataError, TrainingError
 from unipo.judge import judge, observe, remember
 from unipo.parts.source import Source
 from unipo.policy.tape import Tape
@@ -83,6 +83,7 @@ class Trainer:
         start = time.perf_counter()
         self.step_number += 1
         self.scorer.passes = self.scorer.sampled = 0
+        self.scorer.events.clear()
         tape = self._record()
         collected = self.collect(progress)
         self._stop_recording()
@@ -93,11 +94,12 @@ class Trainer:
             collected.batch, step=self.step_number, total_steps=max(1, self.total_steps), states=self.states
         )
         raw: Tensor | None = batch.reward if batch.has("reward") else None
-        if self.old_logp == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
+        plan = self._plan_for(batch)
+        if plan == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
             batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
         batch = judge(self.method, batch, self.scorer)
         batch, extra, told = self.replays(batch)
-        report = self._update(batch, tape, self.old_logp if extra is None else "stored")
+        report = self._update(batch, tape, plan if extra is None else "stored")
         if extra is not None:
             report.count(extra)
         self.states = dict(remember(self.method, batch).states)
@@ -105,10 +107,23 @@ class Trainer:
         metrics["passes/extra"] = float(self.scorer.passes + report.passes)
         if self.scorer.sampled:
             metrics["tokens/continued"] = float(self.scorer.sampled)
+        for name, count in self.scorer.events.items():
+            metrics[f"events/{name}"] = metrics.get(f"events/{name}", 0.0) + count
         metrics["epoch"] = self.stream.epoch
         metrics |= self._warnings(metrics)
         metrics |= self._speed(collected, report, time.perf_counter() - start)
         return metrics, batch
+
+    def _plan_for(self, batch: Batch) -> str:
+        """`old_logp` of this batch: the sampler's numbers are not the old policy's where older weights wrote tokens."""
+        if self.config.old_logp != "auto" or self.old_logp != "behaviour" or not batch.has("version"):
+            return self.old_logp
+        older = batch.version != self.policy.updates
+        if batch.has("fresh"):
+            older &= batch.fresh
+        if batch.has("demonstration"):
+            older &= ~batch.layout.to_tokens(batch.demonstration)
+        return "recompute" if bool(older.any()) else self.old_logp
 
     def _update(self, batch: Batch, tape: Tape | None, old_logp: str) -> UpdateReport:
         learner = (self.policy, self.optimiser, self.ranks, self.scorer)
@@ -168,7 +183,9 @@ class Trainer:
         from unipo.training.metrics import speed_metrics
 
         flops = flops_per_position(self.policy)
-        return speed_metrics(collected, report, seconds, flops, matmul_rate(self.policy.spec.compute))
+        return speed_metrics(
+            collected, report, seconds, flops, matmul_rate(self.policy.spec.compute, self.policy.device.type)
+        )
 
     # -- state -----------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -176,7 +193,8 @@ class Trainer:
         return {
             "step": self.step_number,
             "stream": self.stream.state(),
-            "prompts": len(self.stream.prompts),
+            "prompts": self.stream.digest,
+            "reward": None if self.setup.reward is None else self.setup.reward.name,
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.collector.surplus,
@@ -192,10 +210,16 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the weights are loaded separately."""
-        if state["prompts"] != len(self.stream.prompts):
+        if state["prompts"] != self.stream.digest:
             raise DataError(
-                f"the run was started on {state['prompts']} training prompts, now there are {len(self.stream.prompts)}: "
-                "the data changed, so it cannot be resumed"
+                "the training prompts, their answers or their responses are not those the run was started on (now there "
+                f"are {len(self.stream.prompts)} prompts): the data changed, so it cannot be resumed"
+            )
+        reward = None if self.setup.reward is None else self.setup.reward.name
+        if state["reward"] != reward:
+            raise ConfigError(
+                f"the run was started with the reward {state['reward']!r}, now it is {reward!r}: pass the same one, "
+                "from Python unipo.train(run=..., resume=True, reward=...)"
             )
         self.step_number = state["step"]
         self.stream.load(state["stream"])

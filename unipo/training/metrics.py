@@ -33,7 +33,8 @@ GLOSSARY: dict[str, str] = {
     "kl/old": "mean of old log-prob minus new: how far the updates of this batch moved, nats per token",
     "ratio/q01 q50 q99": "quantiles of policy/old policy over computed tokens",
     "clip_fraction": "share of computed tokens whose gradient the objective cut off",
-    "gap/mean": "mean |trainer - sampler| log-prob of the same tokens on the first update (sampler mismatch)",
+    "gap/mean": "mean |trainer - sampler| log-prob of the same tokens, where the weights are those that wrote them (sampler "
+    "mismatch)",
     "gap/max": "largest of the same",
     "mismatch/weight weight_max": "mean and largest importance weight pi_old/sampler, after truncation, over all counted "
     "tokens, those that a gate drops included",
@@ -100,8 +101,8 @@ def batch_metrics(collected: Collected, batch: Batch, method: Method, raw_reward
             out["unfinished"] = float(batch.unfinished.double().mean())
         if method.source.group > 1:
             out["groups/zero_variance"] = float(layout.group_constant(raw_reward, scored).double().mean())
-    for name, value in collected.parts.items():
-        out[f"reward/{name}"] = value
+    for name, (total, count) in collected.parts.items():
+        out[f"reward/{name}"] = total / count
     if batch.has("behaviour_entropy") and layout.n_tokens:
         out["entropy"] = float(batch.behaviour_entropy[batch.trainable].double().mean())
     if batch.has("advantage") and bool(batch.mask.any()):
@@ -135,8 +136,8 @@ def update_metrics(report: UpdateReport) -> dict[str, float]:
     if report.clipped:
         out["clip_fraction"] = float(torch.cat(report.clipped).double().mean())
     if report.gap:
-        first = report.gap[0].abs()
-        out["gap/mean"], out["gap/max"] = float(first.mean()), float(first.max())
+        gap = torch.cat(report.gap).abs()
+        out["gap/mean"], out["gap/max"] = float(gap.mean()), float(gap.max())
     out |= {f"value/{name}": x for name, x in report.value.items()}
     if report.reference_kl:
         out["kl/reference"] = float(torch.cat(report.reference_kl).mean())

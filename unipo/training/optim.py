@@ -112,7 +112,8 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return torch.zeros(())
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    wide = torch.promote_types(grads[0].dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, dtype=wide)))
     return norm
 
 

@@ -117,6 +117,7 @@ class Display:
         self.note(
             f"held-out {what} {when}: {interval.accuracy:.3f}  (95 % interval {interval.low:.3f} to {interval.high:.3f}, "
             f"{interval.problems} problems)"
+            + (f"; {interval.unscored} responses could not be scored and count 0" if interval.unscored else "")
         )
 
     def close(self) -> None:

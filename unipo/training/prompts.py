@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -81,6 +83,14 @@ class PromptStream:
         """n draws for prompts that are made, not taken."""
         self.drawn += n
         return range(self.drawn - n, self.drawn)
+
+    @cached_property
+    def digest(self) -> str:
+        """What the prompts, their answers and responses are, in short. A run goes on only where they are the same."""
+        found = hashlib.sha256()
+        for p in self.prompts:
+            found.update(repr((p.ids, p.example.answer, p.responses)).encode())
+        return found.hexdigest()[:16]
 
     @property
     def epoch(self) -> float:

@@ -22,7 +22,7 @@ from unipo.errors import ConfigError
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank in [0, world). deadline: seconds any collective may take before it is an error."""
+    """rank in [0, world). What ranks tell each other has a deadline, see `start_ranks`."""
 
     rank: int = 0
     world: int = 1
@@ -51,16 +51,21 @@ class Ranks:
         return [sorted(s) for s in shares]
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over ranks (a rank without one adds zero)."""
-        if self.world == 1:
+        """Replace every gradient by its sum over ranks (a rank without one adds zero).
+
+        A weight without a gradient on any rank keeps none, as with one process: the optimiser leaves it alone.
+        """
+        if self.world == 1 or not parameters:
             return
-        for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        found = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
+        dist.all_reduce(found)
+        reached = [p for p, n in zip(parameters, found.tolist(), strict=True) if n]
+        if not reached:
+            return
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in reached])
         dist.all_reduce(flat)
         at = 0
-        for p in parameters:
+        for p in reached:
             p.grad = flat[at : at + p.numel()].view_as(p)
             at += p.numel()
 
@@ -84,7 +89,8 @@ def start_ranks(deadline: float = 600.0) -> Ranks:
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         raise ConfigError("WORLD_SIZE is set but RANK or MASTER_ADDR is not: start several processes with torchrun")
     if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        # Statistics are summed on the processor, gradients where the weights lie.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=deadline))
     return Ranks(dist.get_rank(), dist.get_world_size())
 

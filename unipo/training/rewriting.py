@@ -126,12 +126,14 @@ class PolicyRewriter:
             requests.append(Request(question.ids, n, seed, images=question.pixels))
         sampling = Sampling(temperature=asked.temperature, max_tokens=asked.max_tokens)
         groups = setup.engine.generate(requests, sampling) if requests else []
-        best = [self._best(q, group) for q, group in zip(shown, groups, strict=True)]
+        happened: Counter[str] = Counter()
+        best = [self._best(q, group, happened) for q, group in zip(shown, groups, strict=True)]
         replies: list[Reply | None] = [None] * len(questions)
         tokens = 0
         sizes = [sum(len(r.tokens) for r in group) for group in groups]
-        for indices, written, sampled in self.ranks.gather_objects((mine, best, sizes)):
+        for indices, written, sampled, seen in self.ranks.gather_objects((mine, best, sizes, happened)):
             tokens += sum(sampled)
+            events.update(seen)
             for i, reply in zip(indices, written, strict=True):
                 replies[i] = reply
         return replies, tokens
@@ -153,12 +155,13 @@ class PolicyRewriter:
             events["rewriting not usable"] += 1
         return None
 
-    def _best(self, question: Prompt, group: list[Rollout]) -> Reply:
+    def _best(self, question: Prompt, group: list[Rollout], events: Counter[str]) -> Reply:
         """The reply, or of several the one with the highest reward; the first of equals."""
         best = 0
         if len(group) > 1 and self.setup.reward is not None:
-            marks = score_groups(self.setup.policy, self.setup.reward, [question], [group]).scores[0]
-            totals = [-math.inf if m["total"] is None else float(m["total"]) for m in marks]
+            judged = score_groups(self.setup.policy, self.setup.reward, [question], [group])
+            events.update(judged.events)
+            totals = [-math.inf if m["total"] is None else float(m["total"]) for m in judged.scores[0]]
             best = totals.index(max(totals))
         return tuple(group[best].tokens.tolist())
 

@@ -63,9 +63,9 @@ def train(config: TrainConfig, reward: Any = None, task: Task | None = None, dis
     keep_freed_memory()
     ranks = start_ranks()
     try:
-        path = Path(config.run) if config.run else new_run_path(config.method)
-        if ranks.world > 1:
-            path = ranks.gather_objects(path)[0]
+        path = Path(config.run)
+        if not config.run:
+            path = ranks.gather_objects(new_run_path(config.method) if ranks.first else path)[0]
         if config.resume:
             config = _resumed_config(path, config)
         display = display or Display(config.log.progress and ranks.first)
@@ -103,18 +103,19 @@ class _Run:
 
     def __call__(self) -> Result:
         self.folder.write_config(to_dict(self.config), method_record(self.setup.method))
-        if self.setup.events:
-            self.folder.event(0, "data", **dict(self.setup.events))
-            self.display.note(f"data: {end_report(self.setup.events)}")
         if self.config.resume:
             self._resume()
+        if self.setup.events:
+            self.display.note(f"data: {end_report(self.setup.events)}")
+            if not self.trainer.step_number:
+                self.folder.event(0, "data", **dict(self.setup.events))
         self.folder.event(self.trainer.step_number, STARTED, **versions())
         if self.before is None and self.config.eval.before and self.trainer.step_number == 0:
             self.before = self.evaluate("before")
         with _interruptible() as stop:
             self.steps(stop)
         after = None
-        if self.config.eval.after and not stop.asked:
+        if self.config.eval.after and not stop.agreed:
             after = self.evaluate("after")
             self._renew_card()
         result = Result(
@@ -124,7 +125,7 @@ class _Run:
             self.trainer.step_number,
             self.before,
             after,
-            stop.asked,
+            stop.agreed,
         )
         self.folder.result(result.as_dict())
         return result
@@ -134,7 +135,7 @@ class _Run:
         trainer, every = self.trainer, self.config.save.every
         saved = trainer.step_number if trainer.step_number else -1
         self.display.start(self.config.steps, trainer.step_number)
-        while (done := self.done()) < 1 and not stop.asked:
+        while (done := self.done()) < 1 and not self._asked_to(stop):
             start = time.perf_counter()
             trainer.total_steps = self.expected_steps(done)
             metrics, batch = trainer.step(self.display.sampling)
@@ -147,12 +148,18 @@ class _Run:
             if every and number % every == 0:
                 self.save()
                 saved = number
+        self._asked_to(stop)  # during the last step, too
         if saved != trainer.step_number:
             self.save()
-        if stop.asked:
+        if stop.agreed:
             self.display.note(
                 f"stopped after step {trainer.step_number}; go on with: unipo train --resume --run {self.folder.path}"
             )
+
+    def _asked_to(self, stop: _Stop) -> bool:
+        """Whether any rank was asked to stop; all of them then do so at the same step."""
+        stop.agreed = any(self.ranks.gather_objects(stop.asked))
+        return stop.agreed
 
     def done(self) -> float:
         """Share of the run that is behind: of its steps, or of its budget if that ends it first."""
@@ -185,7 +192,7 @@ class _Run:
             metrics |= self.record(number, batch)
         self.folder.metrics(number, metrics)
         for name, value in metrics.items():
-            if name.startswith("events/"):
+            if name.startswith("events/") and value:
                 self.folder.event(number, name.removeprefix("events/"), count=value)
         self.display.step(number, metrics)
 
@@ -257,12 +264,9 @@ class _Run:
         found = newest_good(root)
         if found is None:
             self.display.note("no checkpoint was written yet; starting from the beginning")
-            self.folder.cut_after(0)
+            self.folder.cut_after(-1)
             return
         step, path, complaints = found
-        for complaint in complaints:
-            self.folder.event(step, "damaged checkpoint passed over", detail=complaint)
-            self.display.note(f"damaged checkpoint passed over: {complaint}")
         state = load_state(path)
         if state["trainer"]["step"] != step:
             raise CheckpointError(f"{path} holds step {state['trainer']['step']}, its name says {step}")
@@ -274,6 +278,9 @@ class _Run:
         self.before, self.training_seconds = state["before"], state["seconds"]
         self.sampled_tokens = state["tokens"]
         self.folder.cut_after(step)
+        for complaint in complaints:
+            self.folder.event(step, "damaged checkpoint passed over", detail=complaint)
+            self.display.note(f"damaged checkpoint passed over: {complaint}")
         self.display.note(f"resuming after step {step}")
 
 
@@ -293,7 +300,10 @@ def _without_progress_bars() -> Iterator[None]:
 
 @dataclass
 class _Stop:
+    """asked: a signal came to this rank.  agreed: what all ranks know of it at the beginning of a step."""
+
     asked: bool = False
+    agreed: bool = False
 
 
 @contextmanager

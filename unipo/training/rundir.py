@@ -25,12 +25,17 @@ from unipo.track.trackers import Told, Trackers
 
 
 def new_run_path(method: str, root: Path = Path("runs")) -> Path:
-    """runs/METHOD-DATE-TIME, with a number added if it is taken."""
+    """Make runs/METHOD-DATE-TIME, with a number added if it is taken: two runs that start together get two."""
     base = root / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, n = base, 2
-    while path.exists():
-        path, n = base.with_name(f"{base.name}-{n}"), n + 1
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            path, n = base.with_name(f"{base.name}-{n}"), n + 1
+        except OSError as error:
+            raise _cannot_write(path, error) from error
 
 
 class RunDir:
@@ -54,18 +59,18 @@ class RunDir:
             probe = path / ".write-test"
             probe.write_text("")
             probe.unlink()
+            if not resume:
+                self.cut_after(-1)  # what a run that ended before its first step left behind
         except OSError as error:
-            raise ConfigError(
-                f"cannot write the run directory {path}: {error.strerror}; choose another with --run"
-            ) from error
+            raise _cannot_write(path, error) from error
 
     def write_config(self, config: Mapping[str, Any], method: Mapping[str, Any]) -> None:
         """method: see `unipo.training.record.method_record`."""
         if self.active:
             self._begun = (dict(config), "\n".join(method["formula"]), 0)
-            (self.path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-            (self.path / "method.txt").write_text("\n".join(method["formula"]) + "\n")
-            (self.path / "method.json").write_text(json.dumps(method, indent=1, ensure_ascii=False) + "\n")
+            _replace(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+            _replace(self.path / "method.txt", "\n".join(method["formula"]) + "\n")
+            _replace(self.path / "method.json", json.dumps(method, indent=1, ensure_ascii=False) + "\n")
 
     def append(self, name: str, record: Mapping[str, Any]) -> int:
         """One JSON line. Returns its length in bytes; a full disk is an error that says so."""
@@ -113,16 +118,17 @@ class RunDir:
         """Drop what was logged after a checkpoint that is being resumed from: it will be done again, identically."""
         if not self.active:
             return
-        self._begun = (*self._begun[:2], step)
+        self._begun = (*self._begun[:2], max(0, step))
+        for file in self._files.values():  # or what is written next would go into the file that is replaced
+            file.close()
+        self._files.clear()
         for name in ("metrics", "completions", "tokens", "events", "evaluations"):
-            file = self.path / f"{name}.jsonl"
-            if file.exists():
+            path = self.path / f"{name}.jsonl"
+            if path.exists():
                 # Not splitlines: a response may hold other characters that it takes for the end of a line.
-                lines = file.read_text(encoding="utf-8").split("\n")
+                lines = path.read_text(encoding="utf-8").split("\n")
                 kept = [line for line in lines if line and _step_of(line) <= step]
-                temporary = file.with_suffix(".tmp")
-                temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-                os.replace(temporary, file)
+                _replace(path, "".join(f"{line}\n" for line in kept))
 
     def result(self, values: Mapping[str, Any]) -> None:
         """What the run came to."""
@@ -139,6 +145,17 @@ class RunDir:
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write the run directory {path}: {error.strerror}; choose another with --run")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _step_of(line: str) -> float:

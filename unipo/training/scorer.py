@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from unipo.training.ranks import Ranks
 @dataclass
 class RankedScorer(Scorer):
     """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here;
-    sampled: tokens written to continue responses."""
+    sampled: tokens written to continue responses; events: what happened while these were scored."""
 
     policy: Policy
     ranks: Ranks
@@ -33,6 +34,7 @@ class RankedScorer(Scorer):
     positions: int = 0
     seconds: float = 0.0
     sampled: int = 0
+    events: Counter[str] = field(default_factory=Counter)
     chat: Chat = "auto"
 
     def logp(self, batch: Batch, weights: str = "policy") -> Tensor:
@@ -52,8 +54,9 @@ class RankedScorer(Scorer):
     def continued(self, batch: Batch, at: Tensor, n: int) -> Continuations:
         if self.continuer is None:
             raise ConfigError("a part samples on from the middle of responses, but this method samples none")
-        drawn, sampled = self.continuer(batch, at, n)
+        drawn, sampled, events = self.continuer(batch, at, n)
         self.sampled += sampled
+        self.events.update(events)
         return drawn
 
     def _counted(self, batch: Batch, score: Callable[[Batch], Tensor]) -> Tensor:

@@ -25,11 +25,11 @@ from unipo.training.ranks import Ranks
 
 @dataclass(frozen=True)
 class Collected:
-    """A batch and what happened while it was made. parts: mean of each reward component."""
+    """A batch and what happened while it was made. parts: sum of each reward component, and over how many responses."""
 
     batch: Batch
     events: Counter[str]
-    parts: dict[str, float]
+    parts: dict[str, tuple[float, int]]
     generation_seconds: float = 0.0
     reward_seconds: float = 0.0
     sampled_tokens: int = 0
@@ -98,7 +98,7 @@ class Sampler:
                 texts[i], scores[i] = rank_scores[0].texts[place], rank_scores[0].scores[place]
             for item in rank_scores:
                 events.update(item.events)
-        parts = part_means([s for group in scores for s in group])
+        parts = part_sums([s for group in scores for s in group])
         sampled = sum(len(r.tokens) for g in ordered for r in g)
         shown = add_demonstrations(prompts, ordered, texts, scores) if self.mixed else None
         batch = rollout_batch(prompts, ordered, texts, scores, self.policy.updates)
@@ -133,11 +133,8 @@ def score_groups(policy: Policy, reward: Reward, prompts: Sequence[Prompt], grou
     for prompt, group in zip(prompts, groups, strict=True):
         shown = decode(list(prompt.ids))
         for r in group:
-            ids = r.tokens.tolist()
-            text = decode(ids, skip_special_tokens=False)
-            samples.append(
-                Sample(shown, strip_end(text, policy), prompt.example.answer, prompt.example.row, len(ids), r.truncated)
-            )
+            ids, example = r.tokens.tolist(), prompt.example
+            samples.append(Sample(shown, policy.written(ids), example.answer, example.row, len(ids), r.truncated))
     scores = reward(samples)
     check_scores(scores, samples, reward.name)
     flat = [
@@ -157,12 +154,6 @@ def score_groups(policy: Policy, reward: Reward, prompts: Sequence[Prompt], grou
         cut[1].append(flat[at : at + len(group)])
         at += len(group)
     return Scored(cut[0], cut[1], dict(scores.events))
-
-
-def strip_end(text: str, policy: Policy) -> str:
-    """The response as people and rewards see it: without the token that ended it."""
-    end = policy.tokenizer.eos_token
-    return text.removesuffix(end) if end else text
 
 
 def check_scores(scores: Scores, samples: Sequence[Sample], name: str) -> None:
@@ -251,15 +242,15 @@ def _joined(pieces: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat(list(pieces)) if pieces else torch.zeros(0, dtype=dtype)
 
 
-def part_means(marks: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of every component of the reward, over the responses that have it."""
+def part_sums(marks: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
+    """(sum, count) of every component of the reward, over the responses that have it."""
     names = dict.fromkeys(name for m in marks for name in m["parts"])
-    means = {}
+    sums = {}
     for name in names:
         values = [m["parts"][name] for m in marks if m["parts"].get(name) is not None]
         if values:
-            means[name] = sum(values) / len(values)
-    return means
+            sums[name] = (float(sum(values)), len(values))
+    return sums
 
 
 class Reader:

@@ -17,7 +17,7 @@ from unipo.policy.model import Policy
 from unipo.rollout.engine import Request, Rollout
 from unipo.training.continuations import branch_seed, with_prefix
 from unipo.training.prompts import Prompt
-from unipo.training.source import Collected, Sampler, rollout_batch, score_groups, strip_end
+from unipo.training.source import Collected, Sampler, rollout_batch, score_groups
 
 ROUNDING = 1e-12  # a value this near to its parent's differs by the order of a sum
 
@@ -135,8 +135,8 @@ class TreeSampler(Sampler):
             tokens += rank_tokens
         self.held += [Held(self.steps, e) for e in edges]
         batch = edge_batch(self._draw(totals), self.policy)
-        means = {"leaf": parts[0] / parts[1]} if parts[1] else {}
-        return Collected(batch, totals, means, grown - start, scored - grown, tokens)
+        sums = {"leaf": (parts[0], int(parts[1]))} if parts[1] else {}
+        return Collected(batch, totals, sums, grown - start, scored - grown, tokens)
 
     # -- growing -----------------------------------------------------------------------------------
     def _grow(self, prompts: Sequence[Prompt], progress: Callable[[int], None] | None) -> tuple[list[list[Node]], int]:
@@ -220,13 +220,9 @@ def edge_batch(edges: Sequence[Edge], policy: Policy) -> Batch:
     groups: dict[tuple[int, tuple[int, ...]], list[Edge]] = {}
     for edge in edges:
         groups.setdefault((edge.prompt.draw, edge.prefix), []).append(edge)
-    decode = policy.tokenizer.decode
     prompts = [replace(g[0].prompt, ids=(*g[0].prompt.ids, *g[0].prefix), responses=()) for g in groups.values()]
     flat = [edge for group in groups.values() for edge in group]
-    texts = [
-        [strip_end(decode(e.segment.tokens.tolist(), skip_special_tokens=False), policy) for e in g]
-        for g in groups.values()
-    ]
+    texts = [[policy.written(e.segment.tokens.tolist()) for e in g] for g in groups.values()]
     marks: list[list[dict[str, Any]]] = [
         [{"total": e.reward, "score": e.reward, "extracted": None, "parts": {}} for e in g] for g in groups.values()
     ]

@@ -129,7 +129,7 @@ def _one_step(
         value.total.backward()  # type: ignore[no-untyped-call]
         for name, x in value.terms.items():
             totals[name] = totals.get(name, 0.0) + x
-        _observe(method, live, wanted, report)
+        _observe(method, live, wanted, report, policy.updates)
         report.pieces += 1
         report.computed += int(wanted.sum())
         report.positions += piece.layout.n_tokens + piece.layout.n_context
@@ -205,8 +205,11 @@ def _cut(
     return micro_batches(method, minibatch, required, budget, ranks)
 
 
-def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) -> None:
-    """Keep the log-ratios of computed tokens that were sampled, or read by an offline method, for metrics (detached)."""
+def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport, updates: int) -> None:
+    """Keep the log-ratios of computed tokens that were sampled, or read by an offline method, for metrics (detached).
+
+    The gap to the sampler is that of tokens which the present weights wrote, so that nothing learned since is in it.
+    """
     clipped = _clipped(method, live) if live.has("old_logp") and method.advantage is not None else None
     watch(live, wanted, clipped, report.watched)
     if live.has("demonstration"):
@@ -218,17 +221,21 @@ def _observe(method: Method, live: Batch, wanted: Tensor, report: UpdateReport) 
         report.ratio.append((logp - live.old_logp[wanted]).to(torch.float32))
     if clipped is not None:
         report.clipped.append(clipped[wanted])
-    if live.has("behaviour_logp"):
-        report.gap.append((logp - live.behaviour_logp[wanted]).to(torch.float32))
+    now = live.version[wanted] == updates if live.has("version") else torch.ones_like(logp, dtype=torch.bool)
+    if live.has("behaviour_logp") and bool(now.any()):
+        report.gap.append((logp - live.behaviour_logp[wanted])[now].to(torch.float32))
     if live.has("reference_logp"):
         d = logp - live.reference_logp[wanted]
         report.reference_kl.append((torch.expm1(-d) + d).to(torch.float32))
 
 
-def _clipped(method: Method, live: Batch) -> Tensor:
-    """[T] bool: tokens with an advantage whose gradient the objective cut off."""
-    with torch.no_grad():
-        pieces = method.objective.pieces(live)
+def _clipped(method: Method, live: Batch) -> Tensor | None:
+    """[T] bool: tokens with an advantage whose gradient the objective cut off; None if it does not say."""
+    try:
+        with torch.no_grad():
+            pieces = method.objective.pieces(live)
+    except NotImplementedError:  # an objective need not come apart into pieces
+        return None
     clipped: Tensor = (pieces.mask == 0) & live.mask & (live.advantage != 0)
     return clipped
 

@@ -16,7 +16,7 @@ from unipo.method import Method
 from unipo.parts.source import Windowed
 from unipo.rollout.engine import Request, Rollout
 from unipo.training.prompts import Prompt
-from unipo.training.source import Collected, Sampler, part_means, prompt_seed, rollout_batch, score_groups
+from unipo.training.source import Collected, Sampler, part_sums, prompt_seed, rollout_batch, score_groups
 
 NO_MARK: dict[str, Any] = {"total": 0.0, "score": 0.0, "extracted": None, "parts": {}}
 
@@ -102,7 +102,7 @@ class WindowSampler(Sampler):
         ]
         fresh = sum(_tokens(a) - _tokens(b) for a, b in zip(now, before, strict=True))
         batch = self._batch(before, now, texts, scores)
-        return Collected(batch, totals, part_means(done), generated - start, rewarded - generated, fresh)
+        return Collected(batch, totals, part_sums(done), generated - start, rewarded - generated, fresh)
 
     def _extend(self, slots: Sequence[Slot], progress: Callable[[int], None] | None) -> list[Slot]:
         """Every response of these slots, longer by at most a window."""
