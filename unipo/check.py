@@ -88,10 +88,10 @@ def check_advantage(
 ) -> CheckReport:
     """Check an advantage on random batches. Raises CheckFailed if a property does not hold.
 
-    zero_variance: whether a group of equal rewards must get exactly 0; None: yes if it compares the responses of
+    zero_variance: whether a group of equal rewards must get exactly 0; None: yes if it compares only the responses of
     a group (`smallest_group` > 1).  prepare(batch, generator): adds columns of your own.
     """
-    compares = advantage.smallest_group > 1 if zero_variance is None else zero_variance
+    compares = advantage.smallest_group > 1 and not advantage.batchwide if zero_variance is None else zero_variance
     trials = _trials(advantage, prepare, batches, seed, pairs=False)
 
     def shape(batch: Batch) -> None:

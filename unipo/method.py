@@ -230,7 +230,7 @@ class Method:
             own = self._average_of(r)
             rows += [("regulariser", r.formula() + ("" if own == self.average else f";  {own.formula()}"))]
         rows += [
-            ("extra loss", f"+ {t.coefficient:g} * {t.objective.formula().removeprefix('+ ')}; {t.average.formula()}")
+            ("extra loss", f"+ {t.coefficient:g} * {_bracketed(t.objective)}; {t.average.formula()}")
             for t in self.extra
             if t.strength
         ]
@@ -240,6 +240,11 @@ class Method:
         rows += [("guard", self.guard.formula())] if self.guard is not None else []
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _bracketed(objective: Objective) -> str:
+    """A formula to be multiplied: a regulariser's begins with a sign and a coefficient of its own."""
+    return f"[{objective.formula()}]" if isinstance(objective, Regulariser) else objective.formula()
 
 
 def _bound(value: Any, max_tokens: int) -> Any:

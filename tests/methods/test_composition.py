@@ -217,7 +217,7 @@ def test_a_paper_may_have_no_identifier() -> None:
 def test_an_extra_regulariser_keeps_its_own_coefficient() -> None:
     method = GRPO.but(regularisers=(), extra=(Term(ReferenceKL(beta=0.5), TokenMean(), 0.1),))
     assert method.terms[1].strength == pytest.approx(0.05)
-    assert "+ 0.1 * 0.5 * " in method.explain()
+    assert "+ 0.1 * [+ 0.5 * " in method.explain()
     batch, policy = random_rollout(0, 8), Bigram(0)
     other = Bigram(1)
     found = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.training.test_update import judged, trainer
 from unipo.batch import Batch
 from unipo.errors import ConfigError
 from unipo.rollout.engine import Rollout
+from unipo.tasks.task import Sample, Scores
 from unipo.training.continuations import branch_seed
 from unipo.training.loop import Trainer
 from unipo.training.prompts import Prompt
@@ -51,10 +54,29 @@ def test_continuations_do_not_repeat_the_response_they_leave() -> None:
     continuer = run.scorer.continuer
     assert continuer is not None
     first = torch.tensor([0])
-    a, tokens = continuer(batch, first, 3)
-    b, _ = continuer(batch, first, 3)
+    a, tokens, events = continuer(batch, first, 3)
+    b, _, _ = continuer(batch, first, 3)
+    assert not events
     assert torch.equal(a.reward, b.reward)
     assert tokens > 0
+
+
+class Failing:
+    """A reward that could score none of its samples, and says so."""
+
+    name = "failing"
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        none: list[float | None] = [None] * len(samples)
+        return Scores(none, none, events={"reward failed": len(samples)})
+
+
+def test_failures_of_the_reward_on_continuations_are_counted() -> None:
+    run = trainer("spo-segment", set={"source.group_size": 2, "advantage.continuations": 2, "source.epochs": 1})
+    assert run.scorer.continuer is not None
+    run.scorer.continuer = replace(run.scorer.continuer, reward=Failing())
+    measured, _ = run.step()
+    assert measured["events/reward failed"] > 0
 
 
 def test_a_step_of_the_chain_counts_what_it_sampled_on() -> None:
@@ -140,7 +162,8 @@ def test_edges_are_examples_whose_prompt_is_the_path_to_them() -> None:
     assert bool((batch.reward != batch.parent_reward).all())
     checked(batch, run)
     assert len(set(batch.sample_id.tolist())) == batch.layout.n_sequences
-    assert 0.0 <= collected.parts["leaf"] <= 1.0
+    total, count = collected.parts["leaf"]
+    assert 0.0 <= total <= count
 
 
 def test_edges_are_used_once_a_few_at_a_step_and_then_expire() -> None:

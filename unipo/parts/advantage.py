@@ -261,6 +261,7 @@ class CentredReturn(WhitenedReturn):
     """
 
     smallest_group: ClassVar[int] = 2
+    batchwide: ClassVar[bool] = True
 
     def rewards(self, batch: Batch) -> Tensor:
         reward, scored = reward_where_scored(batch)

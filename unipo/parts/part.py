@@ -180,9 +180,13 @@ class Selection(Part):
 
 @dataclass(frozen=True)
 class Advantage(Part):
-    """How much better than expected. Returns one value per unit of `level`: 'sequence' [S] or 'token' [T]."""
+    """How much better than expected. Returns one value per unit of `level`: 'sequence' [S] or 'token' [T].
+
+    batchwide: it is standardised over the batch at last, so that a group of equal rewards moves against the others.
+    """
 
     level: ClassVar[str] = "sequence"
+    batchwide: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> Tensor:
         raise NotImplementedError
