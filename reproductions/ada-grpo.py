@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
 from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.logs import late_completions
 from unipo.reproduce.rigged import Ways
 from unipo.tasks.registry import register_task
 
@@ -20,9 +20,7 @@ WAYS = Ways(
 
 def end(run: Path) -> dict[str, float]:
     """Of the last fifth of the steps: mean length, and the shares of the longest format by kind of question."""
-    records = lines(run, "completions")
-    last = max(r["step"] for r in records)
-    found = [r for r in records if r["step"] > last - max(1, last // 5)]
+    found = late_completions(run)
     easy = [r for r in found if "easy" in r["prompt"]] or found
     return {
         "length": sum(len(r["tokens"]) for r in found) / len(found),

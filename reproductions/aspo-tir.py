@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.compare.outcome import lines
 from unipo.parts.behaviour import FirstMarker
 from unipo.parts.part import Shaping, Signal
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
 from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.logs import late_completions
 from unipo.reproduce.rigged import LETTERS, RiggedReward, examples, questions
 from unipo.tasks.dataset import DatasetTask
 from unipo.tasks.registry import register_task
@@ -79,9 +79,7 @@ def place(text: str) -> int:
 
 def late(run: Path) -> dict[str, float]:
     """Of the last fifth: where the first call stands (8 without one), and right responses that were pushed down."""
-    records = lines(run, "completions")
-    last = max(r["step"] for r in records)
-    found = [r for r in records if r["step"] > last - max(1, last // 5)]
+    found = late_completions(run)
     good = [r for r in found if r["score"] > 0.5]
     return {
         "place": sum(place(r["text"]) for r in found) / len(found),

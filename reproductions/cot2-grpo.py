@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from unipo.compare.worker import one_thread
 from unipo.reproduce import Reproduction
 from unipo.starter.mnns import save_mnns_model
 from unipo.training.config import TrainConfig, from_dict, nested
@@ -25,7 +26,8 @@ def taught(folder: Path, quick: bool = False) -> None:
             "log.progress": False,
             "run": str(run),
         }
-        train(from_dict(TrainConfig, nested(settings)))
+        with one_thread():
+            train(from_dict(TrainConfig, nested(settings)))
         shutil.copytree(max((run / "checkpoints").glob("step-*")) / "model", folder)
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
 from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.logs import late_completions
 from unipo.reproduce.rigged import Ways
 from unipo.tasks.registry import register_task
 
@@ -19,9 +19,7 @@ MODES = "shaping=(ModeReward(short='S',long='L',anywhere=False),)"
 
 def modes(run: Path) -> dict[str, float]:
     """Over the last fifth of the steps: share of short answers to easy questions, to hard ones, and the difference."""
-    records = lines(run, "completions")
-    last = max(r["step"] for r in records)
-    late = [r for r in records if r["step"] > last - max(1, last // 5)]
+    late = late_completions(run)
     groups = [[r["text"].startswith("S") for r in late if kind in r["prompt"]] for kind in ("easy", "hard")]
     easy, hard = (sum(g) / len(g) if g else 0.0 for g in groups)
     return {"short_easy": easy, "short_hard": hard, "separation": easy - hard}

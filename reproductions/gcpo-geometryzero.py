@@ -6,12 +6,12 @@ from pathlib import Path
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.compare.outcome import lines
 from unipo.parts.behaviour import Behaviour, ContrastiveBonus
 from unipo.parts.part import Signal
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY, AREA
 from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.logs import late_completions
 from unipo.reproduce.rigged import Ways
 from unipo.tasks.registry import register_task
 
@@ -39,9 +39,7 @@ class AlwaysBonus(ContrastiveBonus):
 
 def separation(run: Path) -> dict[str, float]:
     """In the last fifth: how often a construction is made where it helps, and where it harms."""
-    records = lines(run, "completions")
-    last = max(r["step"] for r in records)
-    found = [r for r in records if r["step"] > last - max(1, last // 5)]
+    found = late_completions(run)
 
     def share(kind: str) -> float:
         own = [r["text"].startswith("c") for r in found if kind in r["prompt"]]

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from random import Random
 
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY, AREA
 from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.logs import late
 from unipo.reproduce.rigged import RiggedReward, examples, questions
 from unipo.tasks.dataset import DatasetTask
 from unipo.tasks.registry import register_task
@@ -47,9 +47,7 @@ def pictures(size: int = 4096, heldout: int = 512, seed: int = 0) -> DatasetTask
 
 
 def entropy(run: Path) -> dict[str, float]:
-    found = [m["entropy"] for m in lines(run, "metrics") if "entropy" in m]
-    late = found[-max(1, len(found) // 5) :]
-    return {"entropy": sum(late) / len(late)}
+    return {"entropy": late(run, "entropy")}
 
 
 register_task("pictures-with-hints", pictures)

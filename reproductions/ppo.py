@@ -27,6 +27,6 @@ REPRODUCTION = Reproduction(
     budget="30000 tokens",
     search={"lr": (5e-5, 1e-4, 2e-4)},
     notes="Four epochs of four mini-batches, 16 updates per batch; the paper has ten epochs, of robot control. The value "
-    "model's learning rate is 1e-3 instead of 1e-5, as it has 18 batches to learn in. Value clip, KL in the reward and "
+    "model's learning rate is 1e-3 instead of 1e-5, as it has 19 batches to learn in. Value clip, KL in the reward and "
     "lambda are the method's. REINFORCE makes one update per batch.",
 )

@@ -10,5 +10,7 @@ REPRODUCTION = Reproduction(
     task="scratchpad?size=32",
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="32 training prompts; the paper trains on small sets of mathematics. One response per prompt and step against "
-    "groups of 8, 64 responses per step for both.",
+    "groups of 8, 64 responses per step for both. The arms are the methods as they are, and differ in more than the "
+    "baseline: REINFORCE++ has its KL in the return (0.01) and a mean over all tokens, GRPO has its KL in the loss (0.04) "
+    "and a mean over each response's.",
 )

@@ -13,18 +13,19 @@ import inspect
 import operator
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unipo.columns import COLUMNS, STAGES
+from unipo.compare.code import mixed
 from unipo.errors import ConfigError
 from unipo.markdown import paper_link, show, table
 from unipo.method import Method, diff
 from unipo.parts.part import Derived, Part
 from unipo.registry import catalogue
 from unipo.reproduce.claim import REVERSED, Metric, verdict
-from unipo.reproduce.shelf import kept
+from unipo.reproduce.shelf import kept, older
 
 WRITTEN = "<!-- Written by `python -m unipo.docs` from the code; edit the code instead. -->"
 _STAGE_TITLES = {
@@ -59,8 +60,13 @@ def first_line(part: Part) -> str:
 
 
 # -- pages -----------------------------------------------------------------------------------------
-def method_page(method: Method, known: Mapping[str, Method], results: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Everything the code knows of a method. results: kept reproductions, of any method."""
+def method_page(
+    method: Method,
+    known: Mapping[str, Method],
+    results: Sequence[Mapping[str, Any]] = (),
+    outdated: Collection[str] = (),
+) -> str:
+    """Everything the code knows of a method. results: kept reproductions, of any method; outdated: see `older`."""
     facts = [f"Paper: {paper_link(method.paper)}."]
     if method.aliases:
         facts.append("Also called " + ", ".join(f"`{a}`" for a in method.aliases) + ".")
@@ -82,7 +88,7 @@ def method_page(method: Method, known: Mapping[str, Method], results: Sequence[M
         blocks += ["## What the sources leave open", "\n".join(f"- {doubt}" for doubt in method.doubts)]
     own = [result for result in results if result["method"] == method.name]
     for result in own:
-        blocks += evidence(result)
+        blocks += evidence(result, result["slug"] in outdated)
     losses = [*method.limits, *(text for result in own for text in measured_losses(result))]
     if losses:
         blocks += ["## Where it loses", "\n".join(f"- {text}" for text in losses)]
@@ -90,20 +96,25 @@ def method_page(method: Method, known: Mapping[str, Method], results: Sequence[M
     return "\n\n".join(b for b in blocks if b) + "\n"
 
 
-def evidence(result: Mapping[str, Any]) -> list[str]:
+# What is said beside a verdict whose experiment is written down otherwise now.
+OLDER = "of an older statement of the experiment"
+
+
+def evidence(result: Mapping[str, Any], outdated: bool = False) -> list[str]:
     """A kept reproduction: claim, verdict, numbers, picture."""
     slug_, budget, arms = result["slug"], result["budget"], list(result["arms"])
-    facts = (
-        f"Verdict: **{result['verdict']}** ({result['date']}, {len(result['seeds'])} seeds, task `{result['task']}`, "
-        f"{budget['amount']:,.0f} {budget['unit']} per run). `unipo reproduce {slug_}` does it again."
-    )
+    told = [result["date"], f"{len(result['seeds'])} seeds", f"task `{result['task']}`"]
+    told += [f"{budget['amount']:,.0f} {budget['unit']} per run"]
+    told += [different] if (different := mixed(result.get("code", ()))) else []  # older results say nothing of it
+    found = f"**{result['verdict']}**" + (f", {OLDER}" if outdated else "")
+    facts = f"Verdict: {found} ({', '.join(told)}). `unipo reproduce {slug_}` does it again."
     rows = []
     for row in result["metrics"]:
         metric = Metric(row["name"], row["what"], row["higher"], row["kind"])
         for arm in arms:
             gap = row["differences"].get(arm)
-            told = f"`{result['arms'][arm]['spelling']}`" if result["arms"][arm]["spelling"] != arm else arm
-            rows.append([row["what"], told, metric.interval(row["arms"][arm]), metric.interval(gap) if gap else ""])
+            spelt = f"`{result['arms'][arm]['spelling']}`" if result["arms"][arm]["spelling"] != arm else arm
+            rows.append([row["what"], spelt, metric.interval(row["arms"][arm]), metric.interval(gap) if gap else ""])
     path = f"../../reproductions/results/{slug_}"
     blocks = ["## Reproduced", f"Claim: {result['claim']}\n{facts}"]
     blocks.append(table(["measured", "arm", "mean over seeds", f"{arms[0]} minus this"], rows))
@@ -176,8 +187,11 @@ def methods_table(
     return table(head if verdicts is None else [*head, "its claim here"], rows)
 
 
-def index_page(known: Mapping[str, Method], results: Sequence[Mapping[str, Any]]) -> str:
+def index_page(
+    known: Mapping[str, Method], results: Sequence[Mapping[str, Any]], outdated: Collection[str] = ()
+) -> str:
     """All methods, what became of their claims, and who grew from whom."""
+    verdicts = {r["method"]: r["verdict"] + (f", {OLDER}" if r["slug"] in outdated else "") for r in results}
     blocks = [
         WRITTEN,
         "# The methods",
@@ -185,7 +199,7 @@ def index_page(known: Mapping[str, Method], results: Sequence[Mapping[str, Any]]
         "their sources, what it changes in the method it grew from, and what its sources leave open. `unipo methods` "
         "prints this list, `unipo explain NAME` the formula, `unipo diff A B` the difference of any two.",
         "The last column is the verdict on its paper's claim at a small scale, where `unipo reproduce` has been run.",
-        methods_table(known, verdicts={r["method"]: r["verdict"] for r in results}),
+        methods_table(known, verdicts=verdicts),
         "## Who grew from whom",
         "\n".join(_tree(known, None, 0)),
     ]
@@ -273,9 +287,11 @@ def pages(root: Path) -> dict[Path, str]:
     from unipo.training.metrics import GLOSSARY
 
     known = catalogue()
-    results = kept(root / "reproductions")
-    made = {root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known, results) for m in known.values()}
-    made[root / "docs/methods/README.md"] = index_page(known, results)
+    results, outdated = kept(root / "reproductions"), older(root / "reproductions")
+    made = {
+        root / "docs/methods" / f"{slug(m.name)}.md": method_page(m, known, results, outdated) for m in known.values()
+    }
+    made[root / "docs/methods/README.md"] = index_page(known, results, outdated)
     made[root / "docs/metrics.md"] = metrics_page(GLOSSARY)
     made[root / "docs/settings.md"] = settings_page()
     inside: tuple[tuple[str, str, Callable[[], str]], ...] = (

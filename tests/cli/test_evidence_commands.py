@@ -52,6 +52,10 @@ def test_without_settings_the_shipped_model_is_compared_on_its_task() -> None:
     assert (plan.tasks, len(plan.seeds), plan.budget) == ({"scratchpad": "scratchpad"}, 5, Budget("tokens", 100_000))
 
 
+def test_a_learning_rate_of_nothing_is_one() -> None:
+    assert asked("grpo", "--lr", 0).plan.train == {"optim": {"learning_rate": 0.0}}  # type: ignore[attr-defined]
+
+
 def sampling() -> list[str]:
     """Asked for late: other tests of this process register methods."""
     return [m.name for m in catalogue().values() if m.online and "step_ids" not in m.source.adds]
@@ -94,6 +98,7 @@ def test_a_method_may_be_left_out_of_all() -> None:
         (("grpo", "--budget", "5", "minutes"), "a budget is written"),
         (("grpo", "--with", "optim.beta_2=1"), "did you mean 'optim.beta2'"),
         (("grpo", "--with", "seed=1"), "decided by the comparison"),
+        (("grpo", "--with", "task=countdown"), "data.task is decided by the comparison"),
         (("grpo", "--task", "countdwn", "--no-figure"), "did you mean 'countdown'"),
         (("grpo", "--task", "countdown", "--data", "x.jsonl"), "tasks or data, not both"),
         (("grpo", "--seeds", "-1"), "--seeds must be a whole number"),
@@ -174,6 +179,10 @@ def test_a_reproduction_of_the_users_is_kept_beside_it(unipo: Call, tmp_path: Pa
 
     page = method_page(catalogue()["grpo"], catalogue(), [record])
     assert "Verdict: **not shown at this scale**" in page
+    assert "of the code" not in page
+    assert "1 steps per run, runs of 2 states of the code)" in method_page(
+        catalogue()["grpo"], catalogue(), [{**record, "code": ["", "a1"]}]
+    )
     assert "(../../reproductions/results/my_claim.png)" in page
     assert "It is better." not in method_page(catalogue()["dapo"], catalogue(), [record])
 

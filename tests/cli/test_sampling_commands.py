@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import unipo as library
 
@@ -121,6 +122,7 @@ def test_eval_of_a_run_is_on_its_own_task_and_is_kept_there(unipo: Call, trained
     said = unipo("eval", trained, "--k", 2, "--limit", 6, "--json")
     assert said.json["task"].startswith("scratchpad(")
     assert said.json["max_tokens"] == 24
+    assert (said.json["data"], said.json["compute"]) == ({"task": "scratchpad"}, "float32")
     (file,) = (trained / "evaluations").glob("*.json")
     assert str(file) in said.err
     record = json.loads(file.read_text())
@@ -134,6 +136,20 @@ def test_eval_of_a_run_is_on_its_own_task_and_is_kept_there(unipo: Call, trained
     same = ("accuracy", "pass", "pass_hat", "length", "problems")
     assert {k: again[k] for k in same} == {k: said.json[k] for k in same}
     file.unlink()
+
+
+def test_eval_of_a_run_that_held_nothing_out_asks_for_problems(unipo: Call, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "21+11=", "answer": "32"}\n')
+    run = tmp_path / "nothing-held-out"
+    shutil.copytree(trained, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] |= {"task": "", "data": "rows.jsonl", "reward": "numbers"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    said = unipo("eval", run)
+    assert said.status == 2
+    assert "the run held nothing out" in said.err
+    found = unipo("eval", run, "--data", "rows.jsonl", "--reward", "numbers", "--json").json
+    assert (found["problems"], found["data"]) == (1, {"data": "rows.jsonl", "reward": "numbers"})
 
 
 def test_eval_against_another_model_pairs_the_same_problems(unipo: Call, trained: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from unipo.compare.code import digest
 from unipo.compare.figure import on_grid
 from unipo.compare.outcome import Outcome, Point, cost, curve, outcome_of, read, write
 from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import picture_of
 from unipo.compare.spelling import parse_arm
-from unipo.compare.summary import MANY, how, markdown, parents, summarise, tables
+from unipo.compare.summary import MANY, heading, how, markdown, parents, summarise, tables
 from unipo.errors import TrainingError
 
 
@@ -100,6 +101,35 @@ def test_a_summary_by_hand() -> None:
     assert "75 % of the time, not 95 %" in page
     assert "of the time" not in how({"seeds": [0, 1, 2, 3, 4]})
     assert "![Held-out score over the budget](x.png)" in page
+
+
+def test_a_page_names_runs_that_different_code_made() -> None:
+    outcomes = [replace(made(arm, i, 0.6), code="a1") for arm in ("grpo", "dapo") for i in (0, 1, 2)]
+    assert "of the code" not in markdown(summarise(PLAN, outcomes, {}), "Title")
+    outcomes[1] = replace(outcomes[1], code="b2")
+    found = summarise(PLAN, outcomes, {})
+    assert found["code"] == ["a1", "b2"]
+    assert "3 seeds, runs of 2 states of the code." in markdown(found, "Title")
+    assert "runs of 3 states of the code" in heading(summarise(PLAN, [replace(outcomes[0], code=""), *outcomes], {}))
+
+
+def test_a_run_from_before_the_code_was_noted_down_is_read(tmp_path: Path) -> None:
+    write(made("a", 0, 0.6), tmp_path)
+    old = json.loads((tmp_path / "outcome.json").read_text())
+    del old["code"]
+    (tmp_path / "outcome.json").write_text(json.dumps(old))
+    assert read(tmp_path) == made("a", 0, 0.6)
+
+
+def test_the_state_of_the_code_is_that_of_its_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    first = digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("no code")
+    assert digest(tmp_path) == first
+    (tmp_path / "a.py").write_text("x = 2\n")
+    second = digest(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({first, second, digest(tmp_path)}) == 3
 
 
 def test_an_arm_stands_beside_the_method_it_grew_from() -> None:

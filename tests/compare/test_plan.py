@@ -117,6 +117,20 @@ def test_what_the_comparison_decides_cannot_be_set(key: str) -> None:
         plain_train({key: value})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("data.task", "countdown", "--task"),
+        ("eval.points", 9, "--points"),
+        ("eval.before", False, "before its first step"),
+        ("eval.after", False, "after its last step"),
+    ],
+)
+def test_settings_that_would_be_overwritten_are_refused(key: str, value: Any, instead: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is decided by the comparison.*{instead}"):
+        plain_train({key: value})
+
+
 def test_settings_of_all_runs_are_checked_like_those_of_a_run() -> None:
     assert plain_train({"optim.beta2": 0.9, "eval": {"prompts": 3}}) == {
         "optim": {"beta2": 0.9},

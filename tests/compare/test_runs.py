@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 import unipo
-from unipo.compare.crew import alone
+from unipo.compare.code import code_state
+from unipo.compare.crew import alone, work
 from unipo.compare.outcome import read
 from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import compare, run_all
 from unipo.compare.spelling import parse_arm, plain_train
-from unipo.errors import ConfigError
+from unipo.compare.worker import Job
+from unipo.errors import ConfigError, TrainingError
 
 TINY = {"sampling.max_tokens": 12, "eval.prompts": 4}
 
@@ -60,6 +62,7 @@ def test_a_comparison_leaves_numbers_page_and_no_weights(tmp_path: Path) -> None
     outcome = read(tmp_path / plan.runs[0].place)
     assert outcome is not None
     assert [p.steps for p in outcome.curve] == [0, 1, 2]
+    assert outcome.code == code_state()
     assert outcome.cost["updates"] <= 2
     assert not list(tmp_path.rglob("checkpoints"))
 
@@ -214,3 +217,19 @@ def test_an_error_in_a_worker_arrives_as_it_was(tmp_path: Path) -> None:
     plan = tiny("grpo", seeds=(0, 1), train=plain_train({**TINY, "sampling.max_tokens": 100_000}))
     with pytest.raises(ConfigError, match="leaves no room for a prompt"):
         run_all(plan, tmp_path, 2, quiet)
+
+
+def test_a_job_that_cannot_be_written_down_ends_the_comparison(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    jobs = [Job(arm, "t", 0, "steps", {"run": str(tmp_path / "file" / arm)}) for arm in ("a", "b")]
+    with pytest.raises(ConfigError, match="cannot write into"):
+        work(jobs, 2, tmp_path, lambda job, reason: None)
+
+
+def test_half_an_answer_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dying").write_text("#!/bin/sh\nread line; printf '{\"unfini'; exit 3\n")
+    (tmp_path / "dying").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "dying"))
+    jobs = [Job(arm, "t", 0, "steps", {"run": str(tmp_path / arm)}) for arm in ("a", "b")]
+    with pytest.raises(TrainingError, match="ended with status 3"):
+        work(jobs, 2, tmp_path, lambda job, reason: None)

@@ -63,6 +63,20 @@ def test_problems_solved_always_or_never_are_one_trial_each() -> None:
     assert found.low == pytest.approx(20 / (20 + 1.959963984540054**2))
 
 
+def test_problems_that_are_all_alike_are_not_known_exactly() -> None:
+    found = accuracy_interval([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    # z^2 = 3.8415: 1/2 +- 1.96 sqrt(1/12 + z^2/36) / (1 + z^2/3)
+    assert (found.accuracy, found.low, found.high) == (
+        0.5,
+        pytest.approx(0.1253, abs=1e-4),
+        pytest.approx(0.8747, abs=1e-4),
+    )
+    # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1
+    assert accuracy_interval([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]).low < 0.1
+    outside = accuracy_interval([[2.0], [2.0]])
+    assert (outside.low, outside.high) == (2.0, 2.0)  # not a share
+
+
 def test_the_bootstrap_in_pieces_is_the_bootstrap_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     means = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole = cluster_bootstrap(means, draws=500)

@@ -19,7 +19,9 @@ def test_a_question_asked_again_replaces_its_answer_and_another_does_not(tmp_pat
     assert keep({**RECORD, "accuracy": {"accuracy": 0.2}}, saved) == first
     assert keep({**RECORD, "k": 4}, saved) != first
     assert keep({**RECORD, "against": {"model": "other"}}, saved) != first
-    assert len(kept(tmp_path)) == 3
+    assert keep({**RECORD, "data": {"task": "countdown?numbers=3"}}, saved) != first
+    assert keep({**RECORD, "compute": "bfloat16"}, saved) != first
+    assert len(kept(tmp_path)) == 5
     assert kept(tmp_path, step=8) == []
     assert {r["step"] for r in kept(tmp_path, step=7)} == {7}
     assert first is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unipo.reproduce.logs import entropy_at, late
+from unipo.reproduce.logs import entropy_at, late, late_completions
 
 
 def written(folder: Path, metrics: Sequence[dict[str, Any]], scores: dict[int, float]) -> Path:
@@ -22,6 +22,19 @@ def test_late_is_the_mean_of_the_last_share(tmp_path: Path) -> None:
     assert late(run, "x") == 9.5
     assert late(run, "x", share=0.01) == 10.0
     assert late(run, "nothing") == 0.0
+
+
+def test_late_completions_are_those_of_the_last_share_of_the_steps(tmp_path: Path) -> None:
+    def steps(last: int, share: float = 0.2) -> list[int]:
+        rows = [{"step": s} for s in range(1, last + 1) for _ in range(2)]
+        (tmp_path / "completions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return [r["step"] for r in late_completions(tmp_path, share)]
+
+    assert steps(10) == [9, 9, 10, 10]
+    assert steps(14) == [13, 13, 14, 14]  # whole steps of a share, rounded down
+    assert steps(3) == [3, 3]
+    assert steps(4, share=0.5) == [3, 3, 4, 4]
+    assert all(int(0.2 * n) == n // 5 for n in range(10_000))
 
 
 def test_entropy_at_a_score(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import unipo.reproduce.run as runs
+from unipo.compare.code import code_state
 from unipo.compare.outcome import Outcome, Point
 from unipo.errors import ConfigError
 from unipo.reproduce import Metric, Reproduction
@@ -16,7 +17,7 @@ from unipo.reproduce.claim import NOT_SHOWN, REVERSED, SHOWN, STARTER, point_nam
 from unipo.reproduce.lesson import Lesson
 from unipo.reproduce.rigged import Ways
 from unipo.reproduce.run import estimate, judged, reproduce, started
-from unipo.reproduce.shelf import files, find, kept, listing, load, result_path, shelf
+from unipo.reproduce.shelf import as_stated, files, find, kept, listing, load, older, result_path, shelf
 from unipo.reproduce.tasks import mixture_task
 from unipo.tasks.task import Sample
 
@@ -165,6 +166,7 @@ def test_a_record_says_everything_that_was_done(stated: Path, tmp_path: Path) ->
     assert metric["arms"]["a"]["values"] == [run["measures"]["longest"] for run in record["curves"]["a"]]
     assert record["verdict"] in (SHOWN, NOT_SHOWN, REVERSED)
     assert {"unipo", "python", "torch", "transformers", "commit"} == set(record["versions"])
+    assert record["code"] == search["code"] == [code_state()]
 
 
 @pytest.mark.slow
@@ -243,9 +245,25 @@ def test_every_reproduction_is_one_that_can_run_and_is_kept(slug: str) -> None:
     for point in found.points_of_search():
         arms = tuple(with_settings(a, point) for a in found.parsed().values())
         check(found.plan(file, arms, tuple(range(found.seeds))))
-    for record in kept(shelf()):
-        if record["slug"] == slug:
-            assert record["claim"] == found.claim, "the kept result is of another claim: run it again"
+
+
+@pytest.mark.parametrize("record", kept(shelf()), ids=lambda record: str(record["slug"]))
+def test_a_page_says_of_a_verdict_whether_the_experiment_is_stated_otherwise_now(record: dict[str, Any]) -> None:
+    from unipo.docs import OLDER, index_page, method_page
+    from unipo.registry import catalogue
+
+    known, outdated = catalogue(), older(shelf())
+    page = method_page(known[record["method"]], known, [record], outdated)
+    assert f"Verdict: **{record['verdict']}**" in page
+    current = as_stated(record, load(find(record["slug"])))
+    assert (record["slug"] in outdated) == (OLDER in page) == (OLDER in index_page(known, [record], outdated))
+    assert current == (OLDER not in page)
+
+
+def test_a_result_whose_statement_is_gone_is_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "gone.json").write_text(json.dumps({"slug": "gone"}))
+    assert older(tmp_path) == {"gone"}
 
 
 @pytest.mark.slow
@@ -270,15 +288,21 @@ def test_a_listing_shows_verdicts_where_there_are_any(stated: Path, tmp_path: Pa
         "budget": {"unit": "steps", "amount": 2.0}, "responses": now.responses, "points": now.points,
         "arms": {name: {"spelling": text} for name, text in now.arms.items()},
         "metrics": [{"name": m.name, "higher": m.higher} for m in now.metrics],
-        "search": {"grid": {name: list(values) for name, values in now.search.items()}},
+        "train": now.settings(), "start": "the shipped model",
+        "search": {"grid": {"lr": [1e-5, 1e-4]}, "select": "final", "seeds": [1000]},
     }  # fmt: skip
+    search = record["search"]
     for changes, current in (
         ({}, True),
         ({"claim": "It writes less."}, False),
         ({"budget": {"unit": "steps", "amount": 3.0}}, False),
         ({"seeds": [0]}, False),
         ({"arms": {"other": {"spelling": "grpo"}}}, False),
-        ({"search": {"grid": {"lr": [1.0]}}}, False),
+        ({"search": {**search, "grid": {"lr": [1.0]}}}, False),
+        ({"search": {**search, "select": "area"}}, False),
+        ({"search": {**search, "seeds": [1000, 1001]}}, False),
+        ({"train": {**now.settings(), "eval": {"prompts": 512}}}, False),
+        ({"start": "the shipped model after a lesson"}, False),
     ):
         path.write_text(json.dumps(record | changes))
         (row,) = listing(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from unipo.errors import ConfigError, RewardError
-from unipo.rewards import FunctionReward, Sample
+from unipo.rewards import FunctionReward, Sample, isolation
 from unipo.rewards.isolation import WorkerPool, file_target
 
 FILE = Path(__file__).with_name("reward_functions.py")
@@ -159,6 +159,18 @@ def test_a_long_completion_is_shortened_in_the_error():
         reward("divides", isolate=False)(samples("x" * 100_000))
     assert "(100000 characters)" in str(caught.value)
     assert len(str(caught.value)) < 6000
+
+
+def test_an_edited_file_is_read_again(tmp_path):
+    file = tmp_path / "edited.py"
+    for number in (1.0, 2.0):
+        file.write_text(f"def score(completion):\n    return {number}\n")
+        assert FunctionReward(f"{file}:score", workers=1)(samples("x")).total == [number]
+        same = FunctionReward(f"{tmp_path}/../{tmp_path.name}/edited.py:score", workers=1)
+        assert same(samples("x")).total == [number]
+    pools = [key[1] for key in isolation._POOLS if key[1].path == str(file.resolve())]
+    assert len(pools) == 2  # one for each spelling of its path, none of the file as it was
+    assert len({target.digest for target in pools}) == 1
 
 
 def test_a_file_that_fails_to_load_in_the_worker_is_an_error(tmp_path):

@@ -133,6 +133,10 @@ def test_damaged_bytes_are_an_error_and_not_a_shorter_dataset(tmp_path: Path) ->
     (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / "a.jsonl.gz")
+    for place in range(10, len(whole) - 8):  # between the header and the checksum
+        (tmp_path / "a.jsonl.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(DataError):
+            read_rows(tmp_path / "a.jsonl.gz")
     (tmp_path / "b.jsonl").write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / "b.jsonl")

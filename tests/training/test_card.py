@@ -109,6 +109,7 @@ def test_evaluations_that_came_later_join_the_card(finished: Path, tmp_path: Pat
     }
     keep(record, Saved(run, run, 2))
     keep({**record, "k": 1}, Saved(run, run, 1))  # of another step
+    keep({**record, "task": "countdown", "data": {"task": "countdown?numbers=3"}}, Saved(run, run, 2))
     write_card(run / "checkpoints" / "step-000002" / "model", run, 2, get_method("dapo"))
     card = card_of(run)
     for measure, value in (
@@ -118,6 +119,7 @@ def test_evaluations_that_came_later_join_the_card(finished: Path, tmp_path: Pat
     ):
         assert f"| te&#124;st.jsonl | after | {measure} | {value} | 9 x 4 | 0.5 |" in card
     assert "@1" not in card
+    assert "| countdown?numbers=3 | after | average@4 |" in card
     assert {m["metrics"][0]["type"] for m in front(card)["model-index"][0]["results"]} == {
         "score",
         "average@4",

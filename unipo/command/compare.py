@@ -205,9 +205,9 @@ def _tasks(options: Options, in_file: Any, train: Mapping[str, Any]) -> dict[str
 
 def _train(options: Options, in_file: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `unipo train` for all runs: the file's, then those of --with, then the short options."""
-    short: dict[str, Any] = {"lr": options.lr, "max_tokens": options.max_tokens, "model": options.model}
+    short: dict[str, Any] = {"lr": options.lr, "max_tokens": options.max_tokens or None, "model": options.model}
     short |= {"data": options.data, "reward": options.reward}
-    given = merged(expand(settings(options.with_)), expand({k: v for k, v in short.items() if v}))
+    given = merged(expand(settings(options.with_)), expand({k: v for k, v in short.items() if v not in (None, "")}))
     values = merged(expand(in_file), given)
     if options.plugin:
         values["plugin"] = [*values.get("plugin", ()), *options.plugin]

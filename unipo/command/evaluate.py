@@ -24,7 +24,7 @@ from unipo.rewards import resolve_reward
 from unipo.rollout.engine import Sampling
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.card import versions
-from unipo.training.config import DataConfig, TrainConfig, from_dict, read_mapping
+from unipo.training.config import DataConfig, TrainConfig, from_dict, read_mapping, to_dict
 from unipo.training.defaults import STARTER
 from unipo.training.saved import Saved, find_saved
 from unipo.training.setup import load_task
@@ -131,6 +131,11 @@ def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
     trained = _of_run(saved)
     data = data_config(o, trained)
     task = load_task(data, sampler())
+    if trained is not None and not task.heldout and not _named(o):
+        raise ConfigError(
+            "the run held nothing out, and these are the prompts it was trained on: give --data FILE, or name the same "
+            "file to ask for them"
+        )
     reward = resolve_reward(data.reward) if data.reward else task.reward
     if reward is None:
         raise ConfigError(f"{task.name!r} has no reward of its own: --reward maths, numbers, or rewards.py:function")
@@ -176,6 +181,8 @@ def _asked(q: Question, model: str, max_tokens: int) -> tuple[dict[str, Any], li
         "top_k": o.top_k,
         "max_tokens": longest,
         "seed": o.seed,
+        "data": not_default(q.data),
+        "compute": o.compute,
         **measuring.estimates(found),
         "versions": versions(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -190,6 +197,17 @@ def _of_run(saved: Saved | None) -> TrainConfig | None:
         return None
     config: TrainConfig = from_dict(TrainConfig, read_mapping(saved.run / "config.yaml"))
     return config
+
+
+def _named(o: Any) -> bool:
+    """Was it said on the command line what to evaluate on?"""
+    return bool(o.short_task or o.short_data or o.data.task or o.data.data)
+
+
+def not_default(data: DataConfig) -> dict[str, Any]:
+    """The settings of the data that are not the defaults."""
+    plain = to_dict(DataConfig())
+    return {name: value for name, value in to_dict(data).items() if value != plain[name]}
 
 
 def data_config(o: Any, trained: TrainConfig | None = None) -> DataConfig:
@@ -248,7 +266,8 @@ def by_harness(o: Any, saved: Saved | None) -> dict[str, Any]:
     folder = str(saved.model) if saved else model_path(o.model)
     with results_only(True):
         found = run_harness(folder, o.harness, limit=o.limit, tasks=o.harness_tasks, seed=o.seed, compute=o.compute)
-    record = {"model": o.model, "harness": list(o.harness), "limit": o.limit, "seed": o.seed, **found}
+    record = {"model": o.model, "harness": list(o.harness), "limit": o.limit, "seed": o.seed, "compute": o.compute}
+    record |= found
     return {**record, "versions": versions() | found["versions"], "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
 
 

@@ -13,6 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, note, results_only, table
+from unipo.compare.code import mixed
 from unipo.compare.crew import cores
 from unipo.compare.figure import require
 from unipo.errors import ConfigError
@@ -24,8 +25,8 @@ ABOUT = """Test a paper's claim: the system against its own baseline, on equal b
 
 Every file of reproductions/ states one claim, the arms, task, budget, metrics and search (the same grid for each arm).
 The verdict follows from the paired difference of the first metric over seeds and its 95 % interval: 'shown', 'not
-shown at this scale', or 'reversed'. It is written to reproductions/results/ with every seed's curve and a picture.
-The same command goes on where it was stopped.
+shown at this scale', or 'reversed'. It is written to reproductions/results/ (of a file of your own: to
+results/ beside it) with every seed's curve and a picture. The same command goes on where it was stopped.
 
 examples:
   unipo reproduce --list
@@ -108,7 +109,8 @@ def text(record: Mapping[str, Any], stated: Reproduction, place: str) -> str:
     if record["verdict"] is None:
         blocks.append("It runs. With two steps and two seeds these numbers mean nothing, and nothing was kept.")
     else:
-        blocks.append(f"verdict: {record['verdict']} ({len(record['seeds'])} seeds)\n{place}")
+        of = ", ".join(s for s in (f"{len(record['seeds'])} seeds", mixed(record["code"])) if s)
+        blocks.append(f"verdict: {record['verdict']} ({of})\n{place}")
     return "\n\n".join(blocks)
 
 

@@ -93,22 +93,31 @@ class _Crew:
         )
 
     def _drive(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
         while not self.stopping:
             try:
                 job = self.waiting.get_nowait()
             except queue.Empty:
                 break
-            line = ""
-            with contextlib.suppress(OSError):  # a worker that died is told apart by its missing answer
-                print(write_job(job), file=process.stdin, flush=True)
-                line = process.stdout.readline()
-            self.done.put((job, *self._understood(job, line, process)))
+            try:
+                self.done.put((job, *self._asked(job, process)))
+            except Exception as error:  # whoever collects would wait for ever for a thread that ended without a word
+                self.done.put((job, "", error))
         self.done.put((None, "", None))
 
+    def _asked(self, job: Job, process: subprocess.Popen[str]) -> tuple[str, Exception | None]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            place, line = write_job(job), ""
+        except OSError as error:
+            raise ConfigError(f"cannot write into {job.folder}: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # a worker that died is told apart by its missing answer
+            print(place, file=process.stdin, flush=True)
+            line = process.stdout.readline()
+        return self._understood(job, line, process)
+
     def _understood(self, job: Job, line: str, process: subprocess.Popen[str]) -> tuple[str, Exception | None]:
-        if not line:
+        if not line.endswith("\n"):  # it died before its answer or in the middle of it
             told = f"the process that ran {job.arm} on {job.task}, seed {job.seed} ended with status {process.wait()}"
             return "", TrainingError(f"{told} (out of memory?); see {self.log}, and go on with the same command")
         answer = json.loads(line)

@@ -32,7 +32,7 @@ class Outcome:
 
     final: score of the last evaluation.  area: mean height of the curve over the budget's unit.  cost: tokens sampled,
     updates (optimiser steps), passes (extra forward passes without gradient over the batch), seconds of steps.
-    measures: numbers of the plan's own measure.
+    measures: numbers of the plan's own measure.  code: see `code_state`; "" where it was not noted down.
     """
 
     arm: str
@@ -43,6 +43,7 @@ class Outcome:
     area: float
     cost: Mapping[str, float]
     measures: Mapping[str, float] = field(default_factory=dict)
+    code: str = ""
 
     def value(self, name: str) -> float:
         """A score by name: "final", "area", a cost, or one of its own measures."""

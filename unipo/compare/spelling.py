@@ -15,6 +15,13 @@ from unipo.training.config import TrainConfig, from_dict, nested, to_dict
 OWN = {"lr": "optim.learning_rate"}
 # Keys of `TrainConfig` that a comparison decides.
 DECIDED = ("method", "set", "steps", "seed", "prompts", "budget", "run", "resume")
+# Those within a section, and what is to be said instead.
+DECIDED_WITHIN = {
+    ("data", "task"): "name it as a task of the comparison (--task, tasks: in a file, task= of a reproduction)",
+    ("eval", "points"): "say how many with points (--points)",
+    ("eval", "before"): "every run is evaluated before its first step",
+    ("eval", "after"): "every run is evaluated after its last step",
+}
 
 
 def parse_arm(text: str) -> Arm:
@@ -84,6 +91,11 @@ def plain_train(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in DECIDED:
         if name in out:
             raise ConfigError(f"{name} is decided by the comparison itself and cannot be set for its runs")
+    for (section, name), instead in DECIDED_WITHIN.items():
+        if name in out.get(section, {}):
+            raise ConfigError(
+                f"{section}.{name} is decided by the comparison itself and cannot be set for its runs: {instead}"
+            )
     return {k: _only(v, kept[k]) for k, v in out.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unipo.compare.code import mixed, states
 from unipo.compare.outcome import Outcome, of_arm
 from unipo.compare.plan import Plan
 from unipo.errors import TrainingError
@@ -62,7 +63,8 @@ def summarise(plan: Plan, outcomes: Sequence[Outcome], failures: Mapping[str, st
         for a in complete
     }
     start = {t: next(iter(o.curve[0].score for o in outcomes if o.task == t), None) for t in tasks}
-    return {**plan.record(), "start": start, "results": arms, "improvement": pairs, "failures": dict(failures)}
+    found = {"start": start, "results": arms, "improvement": pairs, "failures": dict(failures)}
+    return {**plan.record(), "code": states(outcomes), **found}
 
 
 def parents(plan: Plan, arms: Sequence[str]) -> dict[str, str]:
@@ -163,10 +165,12 @@ def heading(found: Mapping[str, Any]) -> str:
     """What was compared, in one line."""
     budget, seeds = found["budget"], found["seeds"]
     model = found["train"].get("policy", {}).get("model", "") or "the shipped model"
-    return (
+    told = (
         f"{model}, {budget['amount']:,.0f} {budget['unit']} per run, {found['responses']} responses per step, "
         f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
     )
+    different = mixed(found["code"])
+    return f"{told}, {different}" if different else told
 
 
 def how(found: Mapping[str, Any]) -> str:

@@ -15,10 +15,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unipo.compare.code import code_state
 from unipo.compare.outcome import NAME, outcome_of, write
 from unipo.errors import ConfigError, RewardError, TrainingError, UnipoError
 
@@ -54,6 +55,7 @@ def perform(job: Job) -> str:
 
     if (job.folder / NAME).is_file():
         return ""
+    code = code_state()  # as it is loaded, not as it may have been changed by the end of a run
     values = dict(job.config) | {"resume": (job.folder / "config.yaml").is_file()}
     try:
         with one_thread():
@@ -63,7 +65,8 @@ def perform(job: Job) -> str:
             measures = measured(job)
     except (TrainingError, RewardError) as error:
         return str(error)
-    write(outcome_of(job.folder, job.arm, job.task, job.seed, job.unit, measures), job.folder)
+    outcome = outcome_of(job.folder, job.arm, job.task, job.seed, job.unit, measures)
+    write(replace(outcome, code=code), job.folder)
     if not job.keep:
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return ""

@@ -1,6 +1,6 @@
 """Held-out accuracy with an interval that says which randomness it covers.
 
-Source: Wilson 1927 for one answer per problem; cluster bootstrap (Efron, Tibshirani 1993) for several.
+Source: Wilson 1927 where every problem is one trial; cluster bootstrap (Efron, Tibshirani 1993) for several.
 """
 
 from __future__ import annotations
@@ -60,16 +60,18 @@ def cluster_bootstrap(means: Tensor, draws: int = 10_000, seed: int = 0) -> tupl
 def accuracy_interval(scores: Sequence[Sequence[float]]) -> Interval:
     """Mean score over problems, each with the same number of samples, and its interval for new problems.
 
-    Every problem wholly right or wholly wrong (as with one 0/1 sample each): Wilson over the problems.  Otherwise
+    Every problem wholly right or wholly wrong (as with one 0/1 sample each), or all with one mean in [0, 1], whose
+    resamples would all be alike: Wilson over the problems, which is not too narrow for any scores in [0, 1].  Otherwise
     problems are resampled with all their samples, because samples of one problem are not independent.
     """
     if not scores or not scores[0]:
         raise ValueError("accuracy_interval needs at least one problem with one sample")
     means = torch.tensor([sum(s) / len(s) for s in scores], dtype=torch.float64)
     binary = bool(((means == 0) | (means == 1)).all())
-    mean = float(means.mean())
-    low, high = wilson(float(means.sum()), len(means)) if binary else cluster_bootstrap(means)
-    return Interval(mean, low, high, len(scores), len(scores[0]))
+    # Sums of the same scores in another order differ in their last digits.
+    alike = float(means.max() - means.min()) < 1e-12 and float(means.min()) >= 0 and float(means.max()) <= 1
+    low, high = wilson(float(means.sum()), len(means)) if binary or alike else cluster_bootstrap(means)
+    return Interval(float(means.mean()), low, high, len(scores), len(scores[0]))
 
 
 @dataclass(frozen=True)

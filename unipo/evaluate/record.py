@@ -25,6 +25,8 @@ QUESTION = (
     "top_k",
     "max_tokens",
     "seed",
+    "data",
+    "compute",
     "harness",
     "limit",
 )

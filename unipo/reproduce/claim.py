@@ -109,6 +109,12 @@ class Reproduction:
         """Every combination of the searched settings; one empty one without a search."""
         return [dict(zip(self.search, values, strict=True)) for values in itertools.product(*self.search.values())]
 
+    def settings(self) -> dict[str, Any]:
+        """Settings of all runs, over those of the shipped model, but for what lies elsewhere on another machine."""
+        elsewhere = ("plugin", "policy") if self.start else ("plugin",)  # a start's model lies beside the runs
+        train = plain_train(merged(STARTER, dict(self.train)))
+        return {name: value for name, value in train.items() if name not in elsewhere}
+
     def plan(self, file: Path, arms: tuple[Arm, ...], seeds: tuple[int, ...]) -> Plan:
         """A comparison of some arms as this experiment runs it. file: where it is written down."""
         train = plain_train(merged(STARTER, dict(self.train)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 from unipo.compare.outcome import curve, lines
 
@@ -13,6 +14,13 @@ def late(run: Path, name: str, share: float = 0.2) -> float:
     found = [float(m[name]) for m in lines(run, "metrics") if name in m]
     last = found[-max(1, round(share * len(found))) :]
     return sum(last) / len(last) if last else 0.0
+
+
+def late_completions(run: Path, share: float = 0.2) -> list[dict[str, Any]]:
+    """The logged responses of the last share of the steps, counted up to the last that has some; of one step at least."""
+    records = lines(run, "completions")
+    last = max(r["step"] for r in records)
+    return [r for r in records if r["step"] > last - max(1, int(share * last))]
 
 
 def entropy_at(run: Path, level: float, window: int = 1) -> float:

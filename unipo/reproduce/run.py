@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import unipo
+from unipo.compare.code import states
 from unipo.compare.figure import draw
 from unipo.compare.outcome import NAME as OUTCOME
 from unipo.compare.outcome import Outcome, of_arm
@@ -54,7 +55,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "budget": asdict(plan.budget),
         "responses": stated.responses,
         "points": stated.points,
-        "train": {k: v for k, v in plan.train.items() if k not in ("plugin", "policy" if stated.start else "")},
+        "train": stated.settings(),
         "start": described(stated.start),
         "arms": {
             n: {"spelling": stated.arms[n], "method": a.method, "set": a.set, "optim": a.optim}
@@ -65,6 +66,7 @@ def reproduce(stated: Reproduction, file: Path, folder: Path, workers: int, note
         "curves": {n: [_curve(o) for o in of_arm(outcomes, n)] for n in chosen},
         "notes": stated.notes,
         "versions": begun,
+        "code": sorted({*states(outcomes), *search["code"]}),
     }
     return record, outcomes
 
@@ -103,6 +105,7 @@ def _search(
             "seeds": [],
             "tried": {},
             "chosen": {},
+            "code": [],
         }
     note(f"search: {len(points)} settings for each of {len(arms)} arms")
     named = {point_name(n, p): (n, p, with_settings(a, p)) for n, a in arms.items() for p in points}
@@ -114,7 +117,7 @@ def _search(
         tried[arm].append({"set": point, "value": _mean([o.value(stated.select) for o in of_arm(outcomes, name)])})
     best = {n: max(rows, key=lambda row: row["value"])["set"] for n, rows in tried.items()}
     chosen = {n: with_settings(a, best[n]) for n, a in arms.items()}
-    return chosen, {**told, "seeds": list(seeds), "tried": tried, "chosen": best}
+    return chosen, {**told, "seeds": list(seeds), "tried": tried, "chosen": best, "code": states(outcomes)}
 
 
 def _whole(outcomes: list[Outcome], failures: Mapping[str, str]) -> list[Outcome]:

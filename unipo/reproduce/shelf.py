@@ -14,6 +14,7 @@ from unipo.compare.spelling import parse_budget
 from unipo.errors import ConfigError, unknown
 from unipo.registry import load_plugin
 from unipo.reproduce.claim import Reproduction
+from unipo.reproduce.run import described
 
 FOLDER = "reproductions"
 
@@ -68,6 +69,16 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in sorted((folder / "results").glob("*.json"))]
 
 
+def older(folder: Path) -> frozenset[str]:
+    """The kept results of a shelf whose experiment is stated otherwise now, or no longer."""
+    found = []
+    for result in kept(folder):
+        file = folder / f"{result['slug']}.py"
+        if not file.is_file() or not as_stated(result, load(file)):
+            found.append(result["slug"])
+    return frozenset(found)
+
+
 def as_stated(result: Mapping[str, Any], stated: Reproduction) -> bool:
     """Is a kept result of the experiment as it is written down now? (Notes, and how a measure is computed, may differ.)"""
     budget = parse_budget(stated.budget.split())
@@ -80,12 +91,17 @@ def as_stated(result: Mapping[str, Any], stated: Reproduction) -> bool:
         "seeds": list(range(stated.seeds)),
         "responses": stated.responses,
         "points": stated.points,
+        "train": json.loads(json.dumps(stated.settings())),
+        "start": described(stated.start),
         "grid": {k: list(v) for k, v in stated.search.items()},
+        "select": stated.select,
+        "search seeds": stated.search_seeds if len(stated.points_of_search()) > 1 else 0,
     }
+    search = result.get("search", {})
     then = {name: result.get(name) for name in now}
     then["arms"] = {name: arm["spelling"] for name, arm in result.get("arms", {}).items()}
     then["metrics"] = [(m["name"], m["higher"]) for m in result.get("metrics", [])]
-    then["grid"] = result.get("search", {}).get("grid")
+    then |= {"grid": search.get("grid"), "select": search.get("select"), "search seeds": len(search.get("seeds", ()))}
     return then == now
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import importlib.util
 import os
 import pickle
@@ -41,7 +42,10 @@ FILE_MODULE_PREFIX = "unipo_file_"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a worker finds its function: in a file (path and name), or pickled (payload)."""
+    """Where a worker finds its function: in a file (path and name), or pickled (payload).
+
+    digest: of the file, so that an edited one is another target.
+    """
 
     label: str
     path: str = ""
@@ -49,13 +53,14 @@ class Target:
     module: str = ""
     search_siblings: bool = True
     payload: bytes | None = None
+    digest: str = ""
 
 
 def file_target(path: str | Path, name: str, *, search_siblings: bool = True) -> Target:
-    """The function `name` of the Python file at `path`."""
-    full = str(Path(path).resolve())
-    module = FILE_MODULE_PREFIX + Path(full).stem
-    return Target(f"{path}:{name}", path=full, name=name, module=module, search_siblings=search_siblings)
+    """The function `name` of the Python file at `path`, as the file is now."""
+    full = Path(path).resolve()
+    module, digest = FILE_MODULE_PREFIX + full.stem, hashlib.sha256(full.read_bytes()).hexdigest()
+    return Target(f"{path}:{name}", str(full), name, module, search_siblings, digest=digest)
 
 
 def target_of(function: Callable[..., Any]) -> Target:
@@ -274,12 +279,21 @@ _POOLS_LOCK = threading.Lock()
 
 
 def pool_for(target: Target, workers: int | None = None, memory_mb: int | None = None) -> WorkerPool:
-    """The pool of this function in this process; equal requests share one. A forked child gets its own."""
+    """The pool of this function in this process; equal requests share one. A forked child gets its own.
+
+    Pools of the same function of a file as it was before it was edited are closed.
+    """
     key = (os.getpid(), target, workers, memory_mb)
     with _POOLS_LOCK:
         if key not in _POOLS:
+            for other in [k for k in _POOLS if k[0] == os.getpid() and _before_an_edit(k[1], target)]:
+                _POOLS.pop(other).close()
             _POOLS[key] = WorkerPool(target, workers, memory_mb)
         return _POOLS[key]
+
+
+def _before_an_edit(old: Target, new: Target) -> bool:
+    return bool(new.path) and (old.path, old.name) == (new.path, new.name) and old.digest != new.digest
 
 
 def close_pools() -> None:

@@ -13,6 +13,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -104,7 +105,7 @@ def _lines(path: Path, stream: Iterable[str]) -> Iterator[str]:
         for line in stream:
             number += 1
             yield line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path}, after line {number}: cannot be read ({error})") from error
 
 

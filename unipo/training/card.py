@@ -193,7 +193,9 @@ def _of_record(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "harness" in record:
         return list(_of_harness(record))
     k = record["k"]
-    shown = {"task": Path(record["task"]).name, "when": "after", "problems": record["problems"], "samples": k}
+    data = record.get("data", {})  # tells apart what the task's own name does not, as countdown?numbers=3
+    task = data.get("task") or Path(data.get("data") or record["task"]).name
+    shown = {"task": task, "when": "after", "problems": record["problems"], "samples": k}
     shown["temperature"] = record["temperature"]
     a = record["accuracy"]
     rows = [{**shown, "measure": f"average@{k}", "value": a["accuracy"], "low": a["low"], "high": a["high"]}]
