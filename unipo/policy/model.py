@@ -24,7 +24,7 @@ from unipo.parts.part import Divergence, Measure, Resampled
 from unipo.policy import attention, fitting
 from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
-from unipo.policy.loading import DTYPES, add_lora, can_read_images, load_model, load_processor
+from unipo.policy.loading import DTYPES, add_lora, can_read_images, load_model, load_processor, require_peft
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.resampled import resampled_columns
@@ -60,9 +60,6 @@ class Policy:
         self.reference: nn.Module | None = None
         self.updates = 0
         self._processor: Any = None
-        for dtype in (self.spec.weights, self.spec.compute):
-            if dtype not in DTYPES:
-                raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.layers_kept = prepare(self.causal)
         if self.spec.checkpointing:
             self.causal.gradient_checkpointing_enable({"use_reentrant": False})
@@ -239,7 +236,7 @@ class Policy:
         if plan.longest > self.context_window:
             raise DataError(
                 f"a sequence needs {plan.longest} positions, the model has {self.context_window}: "
-                "shorten prompts (--max-prompt) or responses (--max-tokens)"
+                "shorten prompts (--data.max-prompt) or responses (--max-tokens)"
             )
         refuse_unseen(causal_of(model), plan)
         with self._autocast():
@@ -410,10 +407,9 @@ def usable_device(asked: str) -> str:
 
 def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., Policy] = Policy) -> Policy:
     """Load model and tokenizer, wrap adapters, check that the vocabulary fits. make: the kind of policy."""
-    if spec.weights not in DTYPES:
-        raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
-    device = usable_device(spec.device)
-    model: nn.Module = load_model(spec.model, DTYPES[spec.weights], device)
+    if spec.lora.rank:
+        require_peft("training adapters")
+    model: nn.Module = load_model(spec.model, DTYPES[spec.weights], usable_device(spec.device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
     except (OSError, ValueError) as error:
