@@ -1,7 +1,10 @@
-# make run    train the starter model that comes with unipo, and see its accuracy before and after
-# make test   run every test            make lint, make types   ruff, mypy
-# make docs   write the generated pages  make site               the documentation as a web site, in build/site
-# make bench  speed and memory against peers
+# make run        train the starter model that comes with unipo, and see its accuracy before and after
+# make dev        install unipo and its development tools, nothing else
+# make test       run every test           make test-core      those that need no optional package
+# make lint       ruff                     make format         ruff, changing files
+# make types      mypy                     make bench          speed and memory against peers
+# make docs       write generated pages    make site           the documentation as a web site, in build/site
+# make clean      remove the environment and everything built
 #
 # Nothing is needed but make and Python 3.11 or newer. Packages go into .venv, in the versions of constraints.txt.
 # Variables: ARGS="..." for the command that is run, PIP_ARGS="..." for pip, PYTHON=..., VENV=...
@@ -70,6 +73,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
+# Half an environment, left by a failure, would be taken for a whole one.
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "unipo needs Python 3.11 or newer; none was found. Name one: make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unipo.training.config import TrainConfig, from_dict, nested
+from unipo.training.config import TrainConfig, from_dict
 from unipo.training.run import Result
 from unipo.training.run import train as run_training
+from unipo.training.shorthand import expand
 
 
 def train(
     model: str = "",
-    data: str | Path = "",
+    data: str | Path | Mapping[str, Any] = "",
     reward: Callable[..., Any] | str | Mapping[str, float] | object | None = None,
     method: str = "grpo",
     *,
@@ -24,22 +25,22 @@ def train(
 
     model: directory or Hugging Face id (empty: the starter model; settings that suit it are in
     `unipo.training.defaults.STARTER_DEFAULTS`, which only the command applies by itself).  data: file, dataset directory
-    or hub id; task: a task's name or object instead.  reward: a Python function, a name such as "maths", or a
-    weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`, nested as mappings or with
-    dots, e.g. steps=50, optim={"learning_rate": 1e-5}, or **{"sampling.max_tokens": 256}.
+    or hub id, or the section `data` as a mapping; task: a task's name or object instead.  reward: a Python function, a
+    name such as "maths", or a weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`,
+    nested as mappings, with dots or under a short name, e.g. steps=50, lr=1e-5, optim={"schedule": "cosine"}, or
+    **{"eval.prompts": 64}.
     """
-    values = nested(settings)
-    values["method"] = method
+    named: dict[str, Any] = {**settings, "method": method}
     if model:
-        values.setdefault("policy", {})["model"] = str(model)
-    section = values.setdefault("data", {})
+        named["model"] = str(model)
     if data:
-        section["data"] = str(data)
+        named["data"] = data if isinstance(data, Mapping) else str(data)
     if isinstance(task, str):
-        section["task"] = task
+        named["task"] = task
         task = None
     if isinstance(reward, str):  # stands in the run's configuration, so that it can be resumed
-        section["reward"], reward = reward, None
+        named["reward"], reward = reward, None
+    values = expand(named, "unipo.train")
     if values.get("resume"):
         values.setdefault("steps", 0)  # as many as the run was started for
     config: TrainConfig = from_dict(TrainConfig, values)

@@ -94,8 +94,3 @@ COLUMNS: dict[str, Column] = _columns(
     ("resampled_logp", "token", "forward", "mean log-prob of K tokens drawn anew at this position, with gradient"),
     ("resampled_hits", "token", "forward", "share of these K that are the token itself"),
 )
-
-
-def stage_of(name: str) -> str:
-    """The stage after which a known column exists; KeyError for an unknown one."""
-    return COLUMNS[name].stage

@@ -232,8 +232,8 @@ def metrics_page(glossary: Mapping[str, str]) -> str:
 def settings_page() -> str:
     """Every key of `TrainConfig`, under the heading of its section."""
     from unipo.command.help_text import TRAIN_HELP
-    from unipo.command.train import SHORT
     from unipo.training.config import TrainConfig
+    from unipo.training.shorthand import SHORT
 
     short = {key: f"--{name.replace('_', '-')}" for name, key in SHORT.items()}
     blocks = [

@@ -41,7 +41,7 @@ def get_method(name: str) -> Method:
 
 
 def load_plugin(path: str | Path) -> None:
-    """Run a Python file that registers methods (`--plugin my_method.py`)."""
+    """Run a Python file that registers methods, tasks or trackers (`--plugin mine.py`)."""
     import unipo.methods  # noqa: F401
 
     file = Path(path)

@@ -102,6 +102,9 @@ def test_a_method_may_be_left_out_of_all() -> None:
         (("grpo", "--task", "countdwn", "--no-figure"), "did you mean 'countdown'"),
         (("grpo", "--task", "countdown", "--data", "x.jsonl"), "tasks or data, not both"),
         (("grpo", "--seeds", "-1"), "--seeds must be a whole number"),
+        (("grpo", "--seeds", "0"), "--seeds must be a whole number of at least 1, got 0"),
+        (("grpo", "--responses", "0"), "--responses must be a whole number of at least 1, got 0"),
+        (("grpo", "--points", "-1"), "--points must be a whole number of at least 0, got -1"),
         (("grpo", "--sedes", "1"), "did you mean --seeds"),
     ],
 )
@@ -115,6 +118,13 @@ def test_what_cannot_work_is_status_2(unipo: Call, arguments: tuple[str, ...], c
 def test_an_unknown_key_of_the_file_is_named(unipo: Call, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"arm": ["grpo"]}))
     assert "did you mean 'c.yaml: arms'" in unipo("compare", "--config", "c.yaml").err
+
+
+@pytest.mark.parametrize("budget", [100_000, [100_000, "tockens"], None])
+def test_a_budget_of_the_file_that_is_none_is_named(unipo: Call, tmp_path: Path, budget: object) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"arms": ["grpo"], "budget": budget}))
+    said = unipo("compare", "--config", "c.yaml")
+    assert (said.status, "a budget is written e.g. 100000 tokens" in said.err) == (2, True)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,32 @@ import pytest
 import yaml
 
 import unipo as library
+from tests.training.conftest import own_task, quick
+from unipo.tasks.registry import _TASKS
 
 from .conftest import Said
 
 Call = Callable[..., Said]
+
+PLUGIN_TASK = """
+from types import SimpleNamespace
+from unipo.tasks.registry import register_task
+from unipo.tasks.task import Example
+from unipo.rewards import resolve_reward
+
+def make():
+    rows = tuple(Example(f"{n}+1=", str(n + 1), id=n) for n in range(8))
+    reward = resolve_reward("numbers")
+    return SimpleNamespace(name="sums-of-a-plugin", train=rows[:4], heldout=rows[4:], reward=reward)
+
+register_task("sums-of-a-plugin", make)
+"""
+
+
+def forget_plugin() -> None:
+    """As in another process, which has not loaded it."""
+    _TASKS.pop("sums-of-a-plugin", None)
+    sys.modules.pop("unipo_plugin_own_task", None)
 
 
 def test_generate_prints_one_json_line_per_response(unipo: Call) -> None:
@@ -152,6 +175,42 @@ def test_eval_of_a_run_that_held_nothing_out_asks_for_problems(unipo: Call, trai
     assert (found["problems"], found["data"]) == (1, {"data": "rows.jsonl", "reward": "numbers"})
 
 
+def test_eval_and_generate_read_a_run_with_adapters(unipo: Call, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    quick(tmp_path / "run", steps=1, **{"policy.lora.rank": 2, "sampling.max_tokens": 8, "eval.prompts": 2})
+    said = unipo("eval", "run", "--task", "scratchpad", "--limit", 2, "--max-tokens", 8)
+    assert said.status == 0, said.err
+    assert unipo("generate", "run", "--prompt", "47+85=", "--max-tokens", 8).status == 0
+
+
+def test_eval_of_a_run_stops_where_the_run_does_and_loads_its_plugins(unipo: Call, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "own_task.py").write_text(PLUGIN_TASK)
+    settings = {"data.task": "sums-of-a-plugin", "plugin": ["plugins/own_task.py"], "sampling.stop": "1"}
+    quick(tmp_path / "run", steps=1, **settings)
+    forget_plugin()  # as in another process
+    record = unipo("eval", "run", "--out", "found.json", "--json").json
+    assert (record["task"], record["stop"]) == ("sums-of-a-plugin", ["1"])
+    for problem in json.loads((tmp_path / "found.json").read_text())["each"]:
+        assert all("1" not in response["text"][:-1] for response in problem["responses"])
+    assert unipo("eval", "run", "--stop", "2", "--stop", "3", "--json").json["stop"] == ["2", "3"]
+    assert len(list((tmp_path / "run" / "evaluations").glob("*.json"))) == 2
+    forget_plugin()
+    (tmp_path / "plugins" / "own_task.py").rename(tmp_path / "own_task.py")
+    assert "is not a file" in unipo("eval", "run").err
+    assert unipo("eval", "run", "--plugin", "own_task.py").status == 0
+    forget_plugin()
+
+
+def test_a_run_with_continuous_tokens_is_not_sampled_with_plain_ones(unipo: Call, tmp_path: Path) -> None:
+    quick(tmp_path / "run", "cot2-grpo", steps=1, **own_task("cot2-grpo"))
+    for command in (("eval", "run"), ("eval", "starter", "--against", "run", "--limit", 1), ("generate", "run")):
+        said = unipo(*command, *(("--prompt", "1") if command[0] == "generate" else ()))
+        assert said.status == 2
+        assert "was trained with cot2-grpo, whose responses are continuous tokens" in said.err
+        assert "run/evaluations.jsonl" in said.err
+
+
 def test_eval_against_another_model_pairs_the_same_problems(unipo: Call, trained: Path) -> None:
     found = unipo("eval", trained, "--against", "starter", "--k", 2, "--limit", 8, "--json").json
     own, other, c = found["accuracy"], found["against"]["accuracy"], found["comparison"]
@@ -217,3 +276,12 @@ def test_bench_measures_what_it_says(unipo: Call) -> None:
     assert found["sampled_tokens_per_second"] == pytest.approx(16 / found["seconds"]["generation"]["median"])
     assert found["trained_positions_per_second"] == pytest.approx(22 / found["seconds"]["update"]["median"])
     assert "must all be at least 1" in unipo("bench", "--steps", 0).err
+
+
+def test_bench_measures_the_device_that_training_takes(unipo: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("unipo.policy.model.torch.empty", lambda *shape, device: tried.append(device) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        unipo("bench")
+    assert tried == ["cuda"]

@@ -103,6 +103,13 @@ def test_options_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> 
     assert config.method == "grpo"
 
 
+def test_a_lone_text_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("{track: wandb, plugin: mine.py, sampling: {stop: '###'}}")
+    config = read(["--config", str(file)]).config
+    assert (config.log.track, config.plugin, config.sampling.stop) == (("wandb",), ("mine.py",), ("###",))
+
+
 def test_a_file_may_lie_above_the_starters_settings(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("lr: 5e-5\n")
@@ -164,6 +171,10 @@ def test_what_cannot_work_is_one_block_and_status_2(unipo: Call, arguments: list
         ("{lr: 1, optim: {learning_rate: 2}}", "bad.yaml: optim.learning_rate is given twice"),
         ("[1, 2]", "must hold a mapping"),
         ("a: [", "is not valid YAML"),
+        ("set:", "bad.yaml: set must be a mapping"),
+        ("set: objective.high=0.3", "bad.yaml: set must be a mapping"),
+        ("sampling: {stop: 3}", "sampling.stop must be a list, got 3"),
+        ("plugin: [1]", "plugin[0] must be str, got 1"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(unipo: Call, tmp_path: Path, text: str, complaint: str) -> None:

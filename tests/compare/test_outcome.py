@@ -9,7 +9,7 @@ import pytest
 
 from unipo.compare.code import digest
 from unipo.compare.figure import on_grid
-from unipo.compare.outcome import Outcome, Point, cost, curve, outcome_of, read, write
+from unipo.compare.outcome import Outcome, Point, cost, curve, lines, outcome_of, read, write
 from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import picture_of
 from unipo.compare.spelling import parse_arm
@@ -38,6 +38,15 @@ def a_run(folder: Path) -> Path:
 
 def test_a_curve_from_the_logs(tmp_path: Path) -> None:
     assert curve(a_run(tmp_path)) == (Point(0, 0, 0.0, 0.2), Point(2, 150, 0.75, 0.4), Point(3, 300, 1.0, 0.6))
+
+
+def test_logs_hold_what_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+    texts = ["a\u2028b\x85c\x0bd", "é"]
+    file = tmp_path / "completions.jsonl"
+    whole = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
+    file.write_bytes(whole.encode() + '{"text": "é'.encode()[:-1])
+    assert [r["text"] for r in lines(tmp_path, "completions")] == texts  # and no line that a kill cut short
+    assert lines(tmp_path, "metrics") == []
 
 
 def test_cost_is_summed_over_the_steps(tmp_path: Path) -> None:

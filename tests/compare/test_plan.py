@@ -43,7 +43,8 @@ def test_a_misspelt_arm_says_how_one_is_written(text: str) -> None:
 def test_a_budget_in_either_order() -> None:
     assert parse_budget(["100_000", "tokens"]) == parse_budget(["tokens", "1e5"]) == Budget("tokens", 100_000)
     assert parse_budget(["30.5", "seconds"]) == Budget("seconds", 30.5)
-    for wrong in (["tokens"], ["60"], ["60", "minutes"], ["tokens", "steps"]):
+    assert parse_budget([100_000, "tokens"]) == parse_budget("100000 tokens") == Budget("tokens", 100_000)
+    for wrong in (100_000, None, {"tokens": 5}, ["tokens"], ["60"], ["60", "minutes"], ["tokens", "steps"]):
         with pytest.raises(ConfigError, match="a budget is written"):
             parse_budget(wrong)
     for amount, unit in (("0", "steps"), ("-1", "tokens"), ("1.5", "steps")):

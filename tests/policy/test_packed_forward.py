@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import sys
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +15,14 @@ import torch
 
 from tests.policy.models import CONFIGS, VOCAB, gradients, make, plain_logp, ragged
 from unipo.batch import Batch
-from unipo.errors import ConfigError, DataError
+from unipo.errors import ConfigError, DataError, MissingExtra
 from unipo.layout import Layout
 from unipo.policy.attention import dense_attention, flex_attention, packed_attention, packed_rows
-from unipo.policy.loading import add_lora
-from unipo.policy.model import Policy
+from unipo.policy.loading import adapter_base, add_lora
+from unipo.policy.model import Policy, load_policy
 from unipo.policy.packing import make_plan
 from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.starter import starter_path
 
 ALL = torch.ones(24, dtype=torch.bool)
 
@@ -165,6 +170,46 @@ def test_adapters_train_alone_and_switch_off_for_the_reference() -> None:
     torch.testing.assert_close(policy.logp(batch, "reference"), before, rtol=0, atol=1e-5)
     moved.sum().backward()
     assert all(p.grad is not None for p in policy.parameters())
+
+
+def test_saved_adapters_are_loaded_with_the_model_they_were_trained_on(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    batch, lora = ragged(), LoraSpec(rank=4)
+    torch.manual_seed(0)
+    folders = [str(starter_path()), str(tmp_path / "once"), str(tmp_path / "twice")]
+    for below, above in pairwise(folders):  # the second adapters are trained on a model that has the first in it
+        policy = load_policy(PolicySpec(model=below, lora=lora))
+        with torch.no_grad():
+            for p in policy.parameters():
+                p.add_(0.02 * torch.randn_like(p))
+        policy.save(Path(above))
+        again = load_policy(PolicySpec(model=above))
+        assert not again.adapted
+        assert len(again.tokenizer) == len(policy.tokenizer)
+        torch.testing.assert_close(again.logp(batch), policy.logp(batch), rtol=0, atol=1e-4)
+        assert float((again.logp(batch) - load_policy(PolicySpec(model=below)).logp(batch)).abs().max()) > 1e-2
+        policy.make_reference()
+        assert adapter_base(above) == below
+    shutil.move(folders[1], tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"{folders[2]} holds adapters of {folders[1]}, which is needed too"):
+        load_policy(PolicySpec(model=folders[2]))
+
+
+def test_adapters_without_their_package_are_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtra, match=r"training adapters needs the package 'peft'.*unipo\[lora\]"):
+        load_policy(PolicySpec(model="not/there", lora=LoraSpec(rank=4)))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "not/there"}')
+    with pytest.raises(MissingExtra, match="loading adapters needs the package 'peft'"):
+        load_policy(PolicySpec(model=str(tmp_path)))
+
+
+def test_a_dtype_that_nothing_computes_in_is_refused() -> None:
+    for given in ({"compute": "float64"}, {"weights": "float16"}):
+        with pytest.raises(ConfigError, match="is not one of float32, bfloat16"):
+            PolicySpec(**given)
 
 
 def test_a_frozen_reference_stays_and_an_averaged_one_follows() -> None:

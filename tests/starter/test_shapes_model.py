@@ -11,6 +11,7 @@ pytest.importorskip("PIL")
 
 import transformers as hf
 
+from unipo.starter import shapes_path
 from unipo.starter.data import IGNORED
 from unipo.starter.shapes import (
     KINDS,
@@ -20,7 +21,6 @@ from unipo.starter.shapes import (
     build_processor,
     demonstration,
     make,
-    shapes_path,
 )
 from unipo.tasks.shapes import ask
 

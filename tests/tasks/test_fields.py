@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from unipo.errors import ConfigError, DataError
-from unipo.tasks.fields import CANDIDATES, Fields, to_examples
+from unipo.tasks.fields import CANDIDATES, Fields
+from unipo.tasks.rows import to_examples
 from unipo.tasks.task import Response
 
 
@@ -29,9 +30,11 @@ def test_the_whole_row_and_its_place_travel_with_the_example() -> None:
 
 
 def test_two_candidates_are_an_error_that_lists_the_fields_and_names_the_option() -> None:
-    with pytest.raises(DataError, match=r"row 1: prompt and question .* --fields.prompt NAME.*fields question, prompt"):
+    with pytest.raises(
+        DataError, match=r"row 1: prompt and question .* --data.fields.prompt NAME.*fields question, prompt"
+    ):
         to_examples([{"question": "a", "prompt": "b", "answer": "1"}])
-    with pytest.raises(DataError, match=r"answer and solution .* --fields.answer NAME"):
+    with pytest.raises(DataError, match=r"answer and solution .* --data.fields.answer NAME"):
         to_examples([{"problem": "a", "solution": "b", "answer": "1"}])
     with pytest.raises(DataError, match="prompt and messages could each be the prompt"):
         to_examples([{"prompt": "a", "messages": [{"role": "user", "content": "a"}]}])
@@ -52,11 +55,13 @@ def test_a_role_the_kind_has_no_use_for_cannot_be_ambiguous() -> None:
 
 
 def test_a_missing_role_is_an_error_that_names_the_option() -> None:
-    with pytest.raises(DataError, match=r"needs a prompt.*--fields.prompt NAME; the rows have the fields text, answer"):
+    with pytest.raises(
+        DataError, match=r"needs a prompt.*--data.fields.prompt NAME; the rows have the fields text, answer"
+    ):
         to_examples([{"text": "a", "answer": "1"}])
-    with pytest.raises(DataError, match=r"needs an answer.*--fields.answer NAME"):
+    with pytest.raises(DataError, match=r"needs an answer.*--data.fields.answer NAME"):
         to_examples([{"prompt": "a"}], kind="answer")
-    with pytest.raises(DataError, match=r"two sides.*--fields.rejected NAME"):
+    with pytest.raises(DataError, match=r"two sides.*--data.fields.rejected NAME"):
         to_examples([{"prompt": "a", "chosen": "b"}])
     with pytest.raises(DataError, match="no field 'qestion' for the prompt"):
         to_examples([{"question": "a"}], Fields(prompt="qestion"))
@@ -162,7 +167,7 @@ def test_a_demonstration_is_one_response_and_must_be_text() -> None:
     assert (example.prompt, example.responses) == ("a", (Response("b", 1.0),))
     with pytest.raises(DataError, match="row 1: the response in 'completion' must be text"):
         to_examples([{"prompt": "a", "completion": ["b"]}])
-    with pytest.raises(DataError, match=r"row 1: no response: pass --fields\.response"):
+    with pytest.raises(DataError, match=r"row 1: no response: pass --data\.fields\.response"):
         to_examples([{"prompt": "a"}], kind="demonstration")
 
 

@@ -20,8 +20,9 @@ from unipo.starter.shapes import build_processor  # noqa: E402
 from unipo.starter.tokenizer import build_tokenizer  # noqa: E402
 from unipo.tasks.chat import encode_prompt, encode_prompts, encode_response  # noqa: E402
 from unipo.tasks.dataset import Heldout, dataset_task, prompt_key  # noqa: E402
-from unipo.tasks.fields import Fields, to_examples  # noqa: E402
+from unipo.tasks.fields import Fields  # noqa: E402
 from unipo.tasks.pictures import Pictures, marked, open_picture, picture_key, plain  # noqa: E402
+from unipo.tasks.rows import to_examples  # noqa: E402
 from unipo.tasks.task import Example  # noqa: E402
 from unipo.training.prompts import Prompt  # noqa: E402
 

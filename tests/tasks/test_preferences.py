@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from unipo.errors import DataError
-from unipo.tasks.fields import Fields, to_examples
+from unipo.tasks.fields import Fields
+from unipo.tasks.rows import to_examples
 from unipo.tasks.task import Response
 
 OPENING = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: a joke?"

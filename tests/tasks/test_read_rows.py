@@ -64,7 +64,7 @@ def test_a_directory_saved_by_datasets_is_read_split_by_split(tmp_path: Path) ->
     assert read_rows(tmp_path / "single") == ROWS
     assert read_rows(tmp_path / "both", split="test") == ROWS[:1]
     assert read_rows(tmp_path / "both", split="train", limit=1) == ROWS[:1]
-    with pytest.raises(DataError, match="has the splits train, test; choose one"):
+    with pytest.raises(DataError, match=r"has the splits train, test; choose one with --data\.split NAME"):
         read_rows(tmp_path / "both")
     with pytest.raises(DataError, match="no split 'dev'; it has train, test"):
         read_rows(tmp_path / "both", split="dev")

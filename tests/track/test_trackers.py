@@ -59,6 +59,20 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> type[Listener]:
     return Listener
 
 
+NOTING = """
+from unipo.track.tracker import register_tracker
+
+closed = []
+
+class Noting:
+    def start(self, beginning): pass
+    def log(self, metrics, step): pass
+    def text(self, name, body): pass
+    def summary(self, values): pass
+    def close(self): closed.append("noting")
+
+register_tracker("noting", Noting)
+"""
 QUICK: dict[str, Any] = {
     "prompts": 2,
     "sampling.max_tokens": 6,
@@ -159,6 +173,17 @@ def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path, listener: type[List
 def test_only_the_first_rank_tracks(tmp_path: Path, listener: type[Listener]) -> None:
     RunDir(tmp_path / "run", False, active=False, track=["one"]).metrics(1, {"x": 1.0})
     assert listener.made == []
+
+
+def test_a_plugin_may_register_the_tracker_that_the_run_names(tmp_path: Path) -> None:
+    file = tmp_path / "noting_plugin.py"
+    file.write_text(NOTING)
+    try:
+        unipo.train(steps=1, run=str(tmp_path / "run"), plugin=str(file), track="noting", **QUICK)
+        assert sys.modules["unipo_plugin_noting_plugin"].closed == ["noting"]
+    finally:
+        trackers_module.TRACKERS.pop("noting", None)
+        sys.modules.pop("unipo_plugin_noting_plugin", None)
 
 
 def test_unknown_and_doubled_names_are_errors_before_anything_starts(tmp_path: Path) -> None:

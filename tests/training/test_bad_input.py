@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+import unipo
 from tests.training.conftest import metrics, quick, weights
 from unipo.errors import ConfigError, DataError, RewardError
 from unipo.starter import starter_path
+from unipo.training.config import read_mapping
 
 Rows = Callable[..., str]
 SUMS = [{"prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(8)]
@@ -155,6 +157,17 @@ def test_values_of_the_wrong_type_are_named(tmp_path: Path) -> None:
         quick(tmp_path / "run", **{"optim.learning_rate": "fast"})
     with pytest.raises(ConfigError, match="steps must be int"):
         quick(tmp_path / "run", steps="many")  # type: ignore[arg-type]
+
+
+def test_short_names_mean_in_python_what_they_mean_in_a_file(tmp_path: Path, rows: Rows) -> None:
+    section = {"data": rows(SUMS), "limit": 4}
+    given = {"steps": 0, "reward": "numbers", "lr": 3e-4, "max_tokens": 7, "eval.before": False, "eval.after": False}
+    unipo.train(data=section, run=str(tmp_path / "run"), **given)
+    config = read_mapping(tmp_path / "run" / "config.yaml")
+    assert (config["optim"]["learning_rate"], config["sampling"]["max_tokens"]) == (3e-4, 7)
+    assert (config["data"]["data"], config["data"]["limit"]) == (section["data"], 4)
+    with pytest.raises(ConfigError, match=r"unipo\.train: optim\.learning_rate is given twice"):
+        unipo.train(lr=1e-3, optim={"learning_rate": 1e-4})
 
 
 def test_truncated_sampling_is_refused_for_training(tmp_path: Path) -> None:

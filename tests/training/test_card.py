@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from unipo.command.train import read
 from unipo.evaluate.record import keep
 from unipo.markdown import fenced, inline, table
 from unipo.registry import get_method
+from unipo.starter import shapes_path, starter_path
 from unipo.training.card import model_card, write_card
 from unipo.training.checkpoint import verify_checkpoint
 from unipo.training.run import train
@@ -160,6 +162,18 @@ def test_what_comes_from_outside_cannot_break_the_card(tmp_path: Path) -> None:
     assert "](javascript" not in shown
     assert yaml.safe_load(block(card, "yaml"))["data"] == {"data": evil, "reward": evil}
     assert [line for line in card.splitlines() if line.startswith("#")][-2:] == ["## Versions", "## Citation"]
+
+
+@pytest.mark.parametrize(("name", "path"), [("starter", starter_path), ("shapes", shapes_path)])
+def test_a_shipped_model_has_its_name_and_no_path_of_this_machine(
+    tmp_path: Path, name: str, path: Callable[[], Path]
+) -> None:
+    config = {"method": "grpo", "policy": {"model": str(path())}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    card = model_card(tmp_path, 3, get_method("grpo"))
+    assert "that is shipped with unipo, post-trained with" in card
+    assert yaml.safe_load(block(card, "yaml"))["policy"]["model"] == name
+    assert str(path()) not in card
 
 
 def test_inline_text_stays_itself_in_a_table() -> None:

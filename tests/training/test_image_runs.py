@@ -21,7 +21,7 @@ from unipo.parts.perception import CorruptedContext
 from unipo.policy.model import load_policy
 from unipo.policy.spec import PolicySpec
 from unipo.registry import get_method
-from unipo.starter.shapes import shapes_path
+from unipo.starter import shapes_path
 from unipo.tasks.shapes import draw, questions, shapes_task
 from unipo.training.config import DataConfig
 from unipo.training.loop import Trainer

@@ -64,3 +64,5 @@ def test_a_bench_without_work_or_with_another_dtype_is_refused(folder: Path) -> 
         StepBench(str(folder), [], 4, 6, "float32", 1e-3, 0)
     with pytest.raises(ConfigError, match="float16"):
         StepBench(str(folder), PROMPTS, 4, 6, "float16", 1e-3, 0)
+    with pytest.raises(ConfigError, match="device 'nowhere' cannot be used"):
+        StepBench(str(folder), PROMPTS, 4, 6, "float32", 1e-3, 0, device="nowhere")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,19 @@ def test_runs_are_found_by_path_by_directory_and_by_age(tmp_path: Path, monkeypa
     assert len(find_runs([])) == 1
     with pytest.raises(ConfigError, match="beside it: a, b"):
         find_runs(["runs/c"])
+
+
+def test_a_run_that_writes_any_of_its_logs_is_running(tmp_path: Path) -> None:
+    path, now = write_run(tmp_path / "a", steps=1), time.time()
+    assert Run(path).state() == "finished"
+    (path / "result.json").unlink()
+    for file in path.iterdir():
+        os.utime(file, (now - 3600, now - 3600))
+    assert Run(path).state() == "stopped"
+    for name in ("events", "evaluations"):
+        os.utime(path / f"{name}.jsonl", (now, now))
+        assert Run(path).state() == "running"
+        os.utime(path / f"{name}.jsonl", (now - 3600, now - 3600))
 
 
 def test_settings_are_shown_by_their_paths() -> None:

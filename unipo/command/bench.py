@@ -13,6 +13,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, table
 from unipo.errors import ConfigError
+from unipo.policy.spec import Compute
 from unipo.training.bench import StepBench
 from unipo.training.flops import flops_per_position, matmul_rate
 from unipo.training.setup import model_path
@@ -37,7 +38,8 @@ class Options:
     prompt_tokens: Annotated[int, arg(help="length of each prompt")] = 16
     max_tokens: Annotated[int, arg(help="length of each response")] = 32
     steps: Annotated[int, arg(help="steps that are counted")] = 5
-    dtype: Annotated[str, arg(help="float32 or bfloat16")] = "float32"
+    dtype: Annotated[Compute, arg(help="dtype of the arithmetic")] = "float32"
+    device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N")] = "auto"
     threads: Annotated[int, arg(help="threads of torch; 0 leaves them as they are")] = 0
     json: Annotated[bool, FlagCreatePairsOff, JSON] = False
 
@@ -69,6 +71,7 @@ def measure(options: Options) -> dict[str, Any]:
         options.dtype,
         1e-6,
         options.threads,
+        device=options.device,
     )
     bench.step()
     timed = [bench.step() for _ in range(options.steps)]
@@ -77,9 +80,7 @@ def measure(options: Options) -> dict[str, Any]:
     sampled = responses * options.max_tokens
     # The prompt of a group is forwarded once, and the last token of a response is never an input.
     positions = options.prompts * options.prompt_tokens + responses * (options.max_tokens - 1)
-    flops, rate = flops_per_position(bench.policy), matmul_rate(options.dtype)
-    # The matrix product runs on the accelerator if there is one: comparable only if the model is there too.
-    same = bench.policy.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    flops, rate = flops_per_position(bench.policy), matmul_rate(options.dtype, bench.policy.device.type)
     return {
         "model": options.model,
         "parameters": sum(p.numel() for p in bench.policy.model.parameters()),
@@ -95,8 +96,8 @@ def measure(options: Options) -> dict[str, Any]:
         "sampled_tokens_per_second": sampled / seconds["generation"]["median"],
         "trained_positions_per_second": positions / seconds["update"]["median"],
         "matmul_flops": rate,
-        "mfu_update": positions * flops / seconds["update"]["median"] / rate if same else None,
-        "mfu_generation": sampled * flops / 3 / seconds["generation"]["median"] / rate if same else None,
+        "mfu_update": positions * flops / seconds["update"]["median"] / rate,
+        "mfu_generation": sampled * flops / 3 / seconds["generation"]["median"] / rate,
     }
 
 

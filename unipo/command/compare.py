@@ -12,8 +12,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from unipo.command.flags import JSON, parse, settings
 from unipo.command.methods import PLUGIN
 from unipo.command.output import json_line, line, note, results_only, table
-from unipo.command.train import expand
-from unipo.compare.crew import cores
 from unipo.compare.figure import require
 from unipo.compare.plan import Plan, default_folder
 from unipo.compare.run import compare
@@ -21,7 +19,9 @@ from unipo.compare.spelling import parse_arm, parse_budget, plain_train
 from unipo.compare.summary import heading, markdown, tables
 from unipo.errors import ConfigError, unknown
 from unipo.registry import catalogue, get_method, load_plugin
+from unipo.rewards.isolation import available_processors
 from unipo.training.config import merged, read_mapping
+from unipo.training.shorthand import expand
 
 ABOUT = """Compare methods on equal budgets: the same starting weights, the same evaluation prompts, several seeds.
 
@@ -43,12 +43,13 @@ A file of --config holds the same names: {arms: [grpo, dapo], tasks: {sums: scra
 train: {lr: 1e-4}}. Options override it."""
 
 TEXT = {"metavar": "TEXT", "help_behavior_hint": ""}
+NUMBER = {"metavar": "INT", "help_behavior_hint": ""}
 # Names of a file that options have too, where they differ.
 IN_FILE = (
     *("arms", "all", "without", "tasks", "seeds", "budget", "responses", "points", "out", "page", "note", "jobs"),
     *("keep", "train"),
 )
-DEFAULTS: dict[str, Any] = {"seeds": 5, "budget": "100000 tokens", "responses": 64, "points": 5}
+DEFAULTS: dict[str, Any] = {"seeds": 5, "budget": "100000 tokens", "responses": 64, "points": 5, "jobs": 0}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Options:
     data: Annotated[str, arg(help="file, dataset directory or hub id instead of a task", **TEXT)] = ""
     reward: Annotated[str, arg(help="how a response is scored, if the task has no reward of its own", **TEXT)] = ""
     model: Annotated[str, arg(help="directory or Hugging Face id; the shipped model if not given", **TEXT)] = ""
-    seeds: Annotated[int, arg(help="runs of each method and task (default: 5)", help_behavior_hint="")] = 0
+    seeds: Annotated[int | None, arg(help="runs of each method and task (default: 5)", **NUMBER)] = None
     budget: Annotated[
         tuple[str, str] | None,
         arg(
@@ -83,9 +84,9 @@ class Options:
         ),
     ] = None
     responses: Annotated[
-        int, arg(help="per step, for every method whatever its group (default: 64)", help_behavior_hint="")
-    ] = 0
-    points: Annotated[int, arg(help="evaluations between first and last (default: 5)", help_behavior_hint="")] = -1
+        int | None, arg(help="per step, for every method whatever its group (default: 64)", **NUMBER)
+    ] = None
+    points: Annotated[int | None, arg(help="evaluations between first and last (default: 5)", **NUMBER)] = None
     lr: Annotated[float | None, arg(help="learning rate of all arms", metavar="FLOAT", help_behavior_hint="")] = None
     max_tokens: Annotated[int, arg(help="longest response in tokens", help_behavior_hint="")] = 0
     with_: Annotated[
@@ -95,7 +96,7 @@ class Options:
     ] = ()
     out: Annotated[str, arg(help="directory; one that is named after the settings if not given", **TEXT)] = ""
     page: Annotated[str, arg(help="also write the page here, its picture beside it", **TEXT)] = ""
-    jobs: Annotated[int, arg(help="runs at a time; 0: as many as cores", help_behavior_hint="")] = 0
+    jobs: Annotated[int | None, arg(help="runs at a time; 0: as many as cores", **NUMBER)] = None
     keep: Annotated[bool, FlagCreatePairsOff, arg(help="keep the trained weights", help_behavior_hint="")] = False
     no_figure: Annotated[bool, FlagCreatePairsOff, arg(help="draw nothing", help_behavior_hint="")] = False
     config: Annotated[str, arg(help="YAML file with any of these settings", **TEXT)] = ""
@@ -142,35 +143,30 @@ def read(options: Options) -> Asked:
             raise unknown("key", f"{options.config}: {name}", [f"{options.config}: {n}" for n in IN_FILE])
     values = DEFAULTS | file
     given = {f.name: getattr(options, f.name) for f in fields(options)}
-    values |= {
-        n: v
-        for n in ("seeds", "responses", "budget", "jobs", "out", "page", "arms", "all", "without", "keep")
-        if (v := given[n])
-    }
-    if options.points >= 0:
-        values["points"] = options.points
+    values |= {n: v for n in ("seeds", "responses", "points", "budget", "jobs") if (v := given[n]) is not None}
+    values |= {n: v for n in ("out", "page", "arms", "all", "without", "keep") if (v := given[n])}
     train = _train(options, values.get("train") or {})
     for path in train.get("plugin", ()):
         load_plugin(path)
-    budget = values["budget"]
     plan = Plan(
         arms=tuple(parse_arm(a) for a in _arms(values)),
         tasks=_tasks(options, values.get("tasks"), train),
-        seeds=tuple(range(_count("seeds", values["seeds"]))),
-        budget=parse_budget(budget.split() if isinstance(budget, str) else budget),
-        responses=_count("responses", values["responses"]),
-        points=values["points"],
+        seeds=tuple(range(_count("seeds", values, 1))),
+        budget=parse_budget(values["budget"]),
+        responses=_count("responses", values, 1),
+        points=_count("points", values, 0),
         train=train,
         keep=bool(values.get("keep")),
     )
     out = Path(values["out"]) if values.get("out") else default_folder(plan)
     page, told = str(values.get("page") or ""), str(values.get("note") or "")
-    return Asked(plan, out, int(values.get("jobs") or cores()), page, not options.no_figure, told)
+    return Asked(plan, out, _count("jobs", values, 0) or available_processors(), page, not options.no_figure, told)
 
 
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"--{name} must be a whole number of at least 1, got {value!r}")
+def _count(name: str, values: Mapping[str, Any], least: int) -> int:
+    value = values[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"--{name} must be a whole number of at least {least}, got {value!r}")
     return value
 
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from unipo.command.flags import JSON, annotated, parse, with_defaults
 from unipo.command.help_text import TRAIN_HELP
-from unipo.command.models import encode, load, sampler
+from unipo.command.models import encode, load, of_run, refuse_continuous, sampler
 from unipo.command.output import json_line, line, note, results_only, table
-from unipo.command.train import expand
 from unipo.errors import ConfigError, DataError
 from unipo.evaluate import measure as measuring
 from unipo.evaluate.heldout import EVAL_SEED
 from unipo.evaluate.paired import compare
 from unipo.evaluate.record import keep
+from unipo.policy.spec import Compute
 from unipo.registry import load_plugin
 from unipo.rewards import resolve_reward
 from unipo.rollout.engine import Sampling
 from unipo.tasks.task import Example, Reward, Task
 from unipo.training.card import versions
-from unipo.training.config import DataConfig, TrainConfig, from_dict, read_mapping, to_dict
+from unipo.training.config import DataConfig, TrainConfig, from_dict, to_dict
 from unipo.training.defaults import STARTER
 from unipo.training.saved import Saved, find_saved
 from unipo.training.setup import load_task
+from unipo.training.shorthand import expand
 
 ABOUT = """Accuracy of a model on held-out problems, with a 95 % interval that covers the choice of problems.
 
@@ -55,6 +57,9 @@ HARNESS = arg(
 HARNESS_TASKS = arg(
     name="harness-tasks", metavar="DIR", help="directory with more of its tasks, as YAML", help_behavior_hint=""
 )
+STOP = arg(
+    name="stop", metavar="TEXT", help="text that ends a response; the run's if none is given", help_behavior_hint=""
+)
 PLUGIN = arg(name="plugin", metavar="TEXT", help=TRAIN_HELP["plugin"], help_behavior_hint="")
 
 
@@ -66,6 +71,7 @@ class Question:
     examples: Sequence[Example]
     reward: Reward
     data: DataConfig
+    stop: tuple[str, ...]
     options: Any
 
 
@@ -89,9 +95,10 @@ def options() -> Any:
         ("top_p", annotated(float, "sample from the likeliest tokens with this mass", 1.0), 1.0),
         ("top_k", annotated(int, "sample from so many tokens; 0: all", 0), 0),
         ("max_tokens", annotated(int, "longest response; 0: the run's, or what fits, at most 512", ""), 0),
+        ("stop", Annotated[tuple[str, ...], UseAppendAction, STOP], ()),
         ("limit", annotated(int, "use only so many problems; 0: all", ""), 0),
         ("seed", annotated(int, "other samples", 0), 0),
-        ("compute", annotated(str, "float32 or bfloat16", "float32"), "float32"),
+        ("compute", annotated(Compute, "dtype of the arithmetic", "float32"), "float32"),
         ("harness", Annotated[tuple[str, ...], UseAppendAction, HARNESS], ()),
         ("harness_tasks", Annotated[str, HARNESS_TASKS], ""),
         ("plugin", Annotated[tuple[str, ...], UseAppendAction, PLUGIN], ()),
@@ -126,9 +133,10 @@ def run(argv: Sequence[str]) -> int:
 # -- unipo's own tasks -------------------------------------------------------------------------
 def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
     """The whole record of an evaluation, responses included (`each`)."""
-    for path in o.plugin:
+    trained = of_run(saved)
+    for path in plugins(o.plugin, trained):
         load_plugin(path)
-    trained = _of_run(saved)
+    refuse_continuous(saved)
     data = data_config(o, trained)
     task = load_task(data, sampler())
     if trained is not None and not task.heldout and not _named(o):
@@ -140,7 +148,8 @@ def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
     if reward is None:
         raise ConfigError(f"{task.name!r} has no reward of its own: --reward maths, numbers, or rewards.py:function")
     longest = o.max_tokens or (trained.sampling.max_tokens if trained else 0)
-    asked = Question(task.name, problems(task, data, o.limit), reward, data, o)
+    stop = o.stop or (trained.sampling.stop if trained else ())
+    asked = Question(task.name, problems(task, data, o.limit), reward, data, stop, o)
     record, first = _asked(asked, o.model, longest)
     if not o.against:
         return record
@@ -162,12 +171,12 @@ def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
 def _asked(q: Question, model: str, max_tokens: int) -> tuple[dict[str, Any], list[measuring.Problem]]:
     """(record, problems) of one model."""
     o = q.options
-    Sampling(o.temperature, o.top_k, o.top_p, max(1, max_tokens), ())  # complains before anything is loaded
+    Sampling(o.temperature, o.top_k, o.top_p, max(1, max_tokens), q.stop)  # complains before anything is loaded
     policy = load(model, o.compute)
     prompts, longest, left_out = encode(policy, q.examples, q.data, max_tokens)
     if left_out:
         note(f"left out for {model}: {left_out}")
-    sampling = Sampling(o.temperature, o.top_k, o.top_p, longest, ())
+    sampling = Sampling(o.temperature, o.top_k, o.top_p, longest, q.stop)
     with results_only(o.json):
         found = measuring.measure(policy, prompts, q.examples, q.reward, sampling, o.k, EVAL_SEED + o.seed * 1_000_003)
     record = {
@@ -180,6 +189,7 @@ def _asked(q: Question, model: str, max_tokens: int) -> tuple[dict[str, Any], li
         "top_p": o.top_p,
         "top_k": o.top_k,
         "max_tokens": longest,
+        "stop": list(q.stop),
         "seed": o.seed,
         "data": not_default(q.data),
         "compute": o.compute,
@@ -191,12 +201,10 @@ def _asked(q: Question, model: str, max_tokens: int) -> tuple[dict[str, Any], li
     return record, found
 
 
-def _of_run(saved: Saved | None) -> TrainConfig | None:
-    """How the run was configured that a model comes from."""
-    if saved is None or saved.run is None:
-        return None
-    config: TrainConfig = from_dict(TrainConfig, read_mapping(saved.run / "config.yaml"))
-    return config
+def plugins(given: Sequence[str], trained: TrainConfig | None) -> list[str]:
+    """The files to be loaded: the run's own, and those given; one of the same name takes the place of the run's."""
+    names = {Path(p).name for p in given}
+    return [*(p for p in (trained.plugin if trained else ()) if Path(p).name not in names), *given]
 
 
 def _named(o: Any) -> bool:
@@ -263,6 +271,7 @@ def by_harness(o: Any, saved: Saved | None) -> dict[str, Any]:
 
     if o.against or o.k != 1 or o.short_task or o.short_data:
         raise ConfigError("--harness runs the harness's own tasks; leave out --against, --k, --task and --data")
+    refuse_continuous(saved)
     folder = str(saved.model) if saved else model_path(o.model)
     with results_only(True):
         found = run_harness(folder, o.harness, limit=o.limit, tasks=o.harness_tasks, seed=o.seed, compute=o.compute)

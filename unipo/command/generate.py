@@ -14,6 +14,7 @@ from unipo.command.models import encode, load, sampler
 from unipo.command.output import json_line, line, note
 from unipo.errors import ConfigError
 from unipo.policy.model import Policy
+from unipo.policy.spec import Compute
 from unipo.rollout.engine import Request, Rollout, Sampling
 from unipo.rollout.local import LocalEngine
 from unipo.tasks.fields import Fields
@@ -60,7 +61,7 @@ class Options:
     ] = ()
     seed: Annotated[int, arg(help="fixes every sampled token")] = 0
     chat: Annotated[Literal["auto", "always", "never"], arg(help="use the tokenizer's chat template")] = "auto"
-    compute: Annotated[str, arg(help="float32 or bfloat16")] = "float32"
+    compute: Annotated[Compute, arg(help="dtype of the arithmetic")] = "float32"
     json: Annotated[bool, FlagCreatePairsOff, JSON] = False
 
 

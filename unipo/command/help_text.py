@@ -11,7 +11,7 @@ TRAIN_HELP: dict[str, str] = {
     "seed": "fixes the order of the data and every sampled token",
     "run": "directory of the run; runs/METHOD-DATE-TIME if not given",
     "resume": "go on with the run in --run, from its newest whole checkpoint",
-    "plugin": "Python file that registers methods, rewards or tasks of your own; may be given several times",
+    "plugin": "Python file that registers methods, tasks or trackers of your own; may be given several times",
     "old_logp": "where log-probabilities under the sampling policy come from; auto takes the cheapest exact way",
     "rows": "responses written at the same time by the engine",
     "data.task": "a task by name: scratchpad, countdown, arithmetic, reasoning-gym:NAME, each with ?option=value",

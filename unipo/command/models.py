@@ -8,22 +8,48 @@ from collections.abc import Sequence
 from unipo.errors import ConfigError
 from unipo.method import Method
 from unipo.policy.model import Policy, load_policy
-from unipo.policy.spec import PolicySpec
+from unipo.policy.spec import Compute, PolicySpec
 from unipo.registry import get_method
 from unipo.tasks.task import Example
-from unipo.training.config import DataConfig
+from unipo.training.config import DataConfig, TrainConfig, from_dict, read_mapping
+from unipo.training.continuous import policy_kind
 from unipo.training.prompts import Prompt
-from unipo.training.saved import find_saved
-from unipo.training.setup import encode_all, end_report, model_path
+from unipo.training.saved import Saved, find_saved
+from unipo.training.setup import encode_all, end_report, model_path, resolve_method
 
 # Longest response where none is asked for and the model has room for it.
 MAX_TOKENS = 512
 
 
-def load(model: str, compute: str = "float32") -> Policy:
+def load(model: str, compute: Compute = "float32") -> Policy:
     """The model to sample from, on the device there is. model: of a run, its newest checkpoint."""
     saved = find_saved(model)
+    refuse_continuous(saved)
     return load_policy(PolicySpec(model=str(saved.model) if saved else model_path(model), compute=compute))
+
+
+def of_run(saved: Saved | None) -> TrainConfig | None:
+    """How the run was configured that a model comes from."""
+    if saved is None or saved.run is None:
+        return None
+    config: TrainConfig = from_dict(TrainConfig, read_mapping(saved.run / "config.yaml"))
+    return config
+
+
+def refuse_continuous(saved: Saved | None) -> None:
+    """Raise ConfigError for a run whose model writes continuous tokens: sampling plain ones asks it something else."""
+    trained = of_run(saved)
+    if saved is None or trained is None:
+        return
+    try:
+        method = resolve_method(trained.method, trained.set)
+    except ConfigError:  # the method of a plugin that this command has not loaded
+        return
+    if policy_kind(method.source) is not Policy:
+        raise ConfigError(
+            f"{saved.run} was trained with {method.name}, whose responses are continuous tokens; this command samples "
+            f"plain ones. The run's own evaluations stand in {saved.run}/evaluations.jsonl"
+        )
 
 
 def sampler() -> Method:

@@ -14,12 +14,12 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from unipo.command.flags import JSON, parse
 from unipo.command.output import json_line, line, note, results_only, table
 from unipo.compare.code import mixed
-from unipo.compare.crew import cores
 from unipo.compare.figure import require
 from unipo.errors import ConfigError
 from unipo.reproduce.claim import Metric, Reproduction
 from unipo.reproduce.run import keep, picture, reproduce
 from unipo.reproduce.shelf import find, listing, load, result_path, shelf
+from unipo.rewards.isolation import available_processors
 
 ABOUT = """Test a paper's claim: the system against its own baseline, on equal budgets, from the same weights, over seeds.
 
@@ -81,7 +81,7 @@ def fully(stated: Reproduction, file: Path, options: Options) -> tuple[dict[str,
     if stated.seeds < 5:
         raise ConfigError(f"{file} asks for {stated.seeds} seeds; a result that is kept needs five or more")
     folder = Path(options.out or f"runs/reproduce-{file.stem}")
-    record, outcomes = reproduce(stated, file, folder, options.jobs or cores(), note)
+    record, outcomes = reproduce(stated, file, folder, options.jobs or available_processors(), note)
     keep(record, outcomes, result_path(file))
     return record, str(result_path(file))
 

@@ -15,9 +15,11 @@ from unipo.command.help_text import TRAIN_HELP
 from unipo.command.output import json_line, line, note, results_only
 from unipo.errors import ConfigError
 from unipo.registry import get_method
-from unipo.training.config import TrainConfig, from_dict, merged, nested, read_mapping, to_dict
+from unipo.training.config import TrainConfig, from_dict, merged, read_mapping, to_dict
 from unipo.training.defaults import starter_defaults, trained_on
 from unipo.training.progress import measure_of
+from unipo.training.rundir import newest_run
+from unipo.training.shorthand import SHORT, expand, look
 
 if TYPE_CHECKING:
     from unipo.training.run import Result
@@ -41,17 +43,6 @@ A configuration file holds the same names, nested or with dots, and short ones t
   {model: MODEL, data: train.jsonl, reward: maths, lr: 1e-5, optim: {schedule: cosine}, set: {objective.high: 0.28}}
 Options override the file, the file overrides the defaults."""
 
-# Short name -> key of TrainConfig.
-SHORT: dict[str, str] = {
-    "model": "policy.model",
-    "data": "data.data",
-    "task": "data.task",
-    "reward": "data.reward",
-    "max_tokens": "sampling.max_tokens",
-    "lr": "optim.learning_rate",
-    "lora_rank": "policy.lora.rank",
-    "track": "log.track",
-}
 SHORT_HELP: dict[str, tuple[type[Any], str]] = {
     "model": (str, "directory or Hugging Face id; the shipped model if not given"),
     "data": (str, "file, dataset directory or hub id; or --task"),
@@ -181,30 +172,6 @@ def _collect(value: Any, base: Any, path: str, out: dict[str, Any]) -> None:
         out[path] = value
 
 
-def expand(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Short and dotted names as nested sections. Raises ConfigError where one setting is given twice and differs."""
-    long: dict[str, Any] = {}
-    short: dict[str, Any] = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name in SHORT and not isinstance(value, Mapping):
-            short[SHORT[name]] = value
-        else:
-            long[name] = value
-    out = nested(long)
-    for path, value in short.items():
-        other = _look(out, path)
-        if other is not None and other != value:
-            raise ConfigError(f"{where or 'options'}: {path} is given twice, as {value!r} and as {other!r}")
-    return merged(out, nested(short))
-
-
-def _look(values: Any, path: str) -> Any:
-    for name in path.split("."):
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return values
-
-
 def _checked(values: Mapping[str, Any], file: str = "") -> TrainConfig:
     try:
         config: TrainConfig = from_dict(TrainConfig, values)
@@ -219,8 +186,8 @@ def _checked(values: Mapping[str, Any], file: str = "") -> TrainConfig:
 def _stored(run: str) -> dict[str, Any]:
     """The configuration that the run to be resumed was started with."""
     if not run:
-        newest = max(Path("runs").glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, default=None)
-        hint = f"; the newest is {newest.parent}" if newest else ""
+        newest = newest_run()
+        hint = f"; the newest is {newest}" if newest else ""
         raise ConfigError(f"--resume needs --run with the directory of the run{hint}")
     if not (Path(run) / "config.yaml").is_file():
         raise ConfigError(f"nothing to resume in {run}: it has no config.yaml")
@@ -234,7 +201,7 @@ def _refuse_changes(stored: Mapping[str, Any], config: TrainConfig) -> None:
         _collect(getattr(config, name), getattr(before, name), name, changes)
     if changes:
         asked = ", ".join(
-            f"{path} = {value!r} (was {_look(to_dict(before), path)!r})" for path, value in changes.items()
+            f"{path} = {value!r} (was {look(to_dict(before), path)!r})" for path, value in changes.items()
         )
         raise ConfigError(f"a resumed run keeps its configuration; leave out {asked}, or start a new run")
     if config.steps < before.steps:

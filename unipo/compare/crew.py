@@ -23,11 +23,6 @@ from unipo.errors import ConfigError, TrainingError, UnipoError
 Report = Callable[[Job, str], None]
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def work(jobs: Sequence[Job], workers: int, folder: Path, report: Report) -> None:
     """Do all jobs. An interrupt ends it after the runs that are going on have been told to stop."""
     if workers <= 1 or len(jobs) <= 1:

@@ -12,6 +12,7 @@ from typing import Any
 
 from unipo.errors import TrainingError
 from unipo.evaluate.statistics import area_under_curve
+from unipo.training.rundir import records
 
 NAME = "outcome.json"
 
@@ -55,8 +56,7 @@ class Outcome:
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     """The records of NAME.jsonl in a run directory; none where there is no such file."""
-    path = folder / f"{name}.jsonl"
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
+    return records(folder / f"{name}.jsonl")
 
 
 def curve(folder: Path) -> tuple[Point, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -10,9 +10,10 @@ import yaml
 from unipo.compare.plan import UNITS, Arm, Budget
 from unipo.errors import ConfigError
 from unipo.training.config import TrainConfig, from_dict, nested, to_dict
+from unipo.training.shorthand import SHORT
 
 # Short names of settings that an arm may have of its own.
-OWN = {"lr": "optim.learning_rate"}
+OWN = {name: key for name, key in SHORT.items() if key.startswith("optim.")}
 # Keys of `TrainConfig` that a comparison decides.
 DECIDED = ("method", "set", "steps", "seed", "prompts", "budget", "run", "resume")
 # Those within a section, and what is to be said instead.
@@ -71,8 +72,10 @@ def read_value(text: str) -> Any:
     return value
 
 
-def parse_budget(words: Sequence[str]) -> Budget:
-    """A budget from two words in either order: "tokens 100000" or "100000 tokens"."""
+def parse_budget(given: Any) -> Budget:
+    """A budget from two words in either order, as one text or a list: "100000 tokens", [tokens, 100000]."""
+    parts = given.split() if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
+    words = [str(part) for part in parts]
     units = [w for w in words if w in UNITS]
     numbers = [w for w in words if w not in UNITS]
     try:

@@ -7,7 +7,6 @@ The model is loaded anew by the harness through plain transformers, so unipo's o
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from unipo.errors import ConfigError, MissingExtra
+from unipo.policy.loading import adapter_base
 
 
 def run_harness(
@@ -61,11 +61,8 @@ def run_harness(
 
 def _loading(model: str) -> dict[str, Any]:
     """Arguments of HFLM; an adapter is put on the model it was trained from."""
-    adapter = Path(model) / "adapter_config.json"
-    if not adapter.is_file():
-        return {"pretrained": model}
-    base = json.loads(adapter.read_text())["base_model_name_or_path"]
-    return {"pretrained": base, "peft": model, "tokenizer": model}
+    base = adapter_base(model)
+    return {"pretrained": model} if base is None else {"pretrained": base, "peft": model, "tokenizer": model}
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -24,6 +24,7 @@ QUESTION = (
     "top_p",
     "top_k",
     "max_tokens",
+    "stop",
     "seed",
     "data",
     "compute",
@@ -59,7 +60,7 @@ def kept(run: Path, step: int | None = None) -> list[dict[str, Any]]:
 
 def file_name(record: Mapping[str, Any], step: int) -> str:
     """step-000060-TASK-DIGEST.json, the digest being of the question."""
-    question = {k: record[k] for k in QUESTION if k in record}
+    question = {k: v for k in QUESTION if (v := record.get(k)) not in (None, [])}
     if "against" in record:
         question["against"] = record["against"]["model"]
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]

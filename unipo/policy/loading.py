@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers import logging as hf_logging
 
 from unipo.errors import ConfigError, MissingExtra
@@ -21,8 +30,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 
 def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A causal language model from a directory or hub id. Remote code is never run."""
+    """A causal language model from a directory or hub id. Remote code is never run.
+
+    A directory of adapters, as a run with `policy.lora` saves them, gives the model they were trained on with the
+    adapters added to its weights.
+    """
     folder = Path(path)
+    base = adapter_base(path)
+    if base is not None:
+        return _with_adapters(path, base, dtype, device)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"{path} holds no weights (*.safetensors); it contains: {_listing(folder)}")
     if not folder.exists() and path.count("/") != 1:
@@ -36,6 +52,36 @@ def load_model(path: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a causal language model from {path!r}: {error}") from error
     return model.to(device)  # type: ignore[no-any-return]
+
+
+def adapter_base(path: str) -> str | None:
+    """The model that a directory's adapters were trained on; None where the directory holds a whole model, or is none."""
+    file = Path(path) / "adapter_config.json"
+    if not file.is_file() or (Path(path) / "config.json").is_file():
+        return None
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{file} does not say which model its adapters were trained on (base_model_name_or_path)")
+    return str(base)
+
+
+def _with_adapters(path: str, base: str, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    require_peft("loading adapters")
+    from peft import PeftModel
+
+    try:
+        model = load_model(base, dtype, device)
+    except ConfigError as error:
+        raise ConfigError(f"{path} holds adapters of {base}, which is needed too: {error}") from error
+    merged: Any = PeftModel.from_pretrained(model, path, torch_device=device).merge_and_unload()
+    merged.name_or_path = path  # so that adapters trained on this model name it as theirs, not the one below it
+    return merged  # type: ignore[no-any-return]
+
+
+def require_peft(what: str) -> None:
+    """Raise MissingExtra, with what needs it, unless peft is installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise MissingExtra("peft", "lora", what)
 
 
 @contextlib.contextmanager
@@ -89,10 +135,9 @@ def _listing(folder: Path) -> str:
 
 def add_lora(model: nn.Module, lora: LoraSpec) -> nn.Module:
     """Wrap in peft's LoRA; only the adapters are trained."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise MissingExtra("peft", "lora", "training adapters") from error
+    require_peft("training adapters")
+    from peft import LoraConfig, get_peft_model
+
     targets: Any = lora.targets
     if targets != "all-linear":
         targets = [name.strip() for name in targets.split(",")]
@@ -107,3 +152,30 @@ def add_lora(model: nn.Module, lora: LoraSpec) -> nn.Module:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
     )
     return get_peft_model(model, config)  # type: ignore[arg-type,no-any-return]
+
+
+def usable_device(asked: str) -> str:
+    """A device by name; "auto" is the accelerator if there is one. Processes of one machine take one each."""
+    device = asked if asked != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def check_vocabulary(path: str, tokenizer: Any, setting: str) -> None:
+    """Raise ConfigError unless another model's tokens mean what those of `tokenizer` do (None: nothing to compare)."""
+    if tokenizer is None:
+        return
+    try:
+        other = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{setting}: cannot load a tokenizer from {path!r}: {error}") from error
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"{setting}: the tokenizer of {path!r} is not the policy's, so its token ids would mean other text"
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,16 @@ from unipo.parts.part import Divergence, Measure, Resampled
 from unipo.policy import attention, fitting
 from unipo.policy.distribution import place_statistics
 from unipo.policy.head import HeadSpec, linear_logp
-from unipo.policy.loading import DTYPES, add_lora, can_read_images, load_model, load_processor
+from unipo.policy.loading import (
+    DTYPES,
+    add_lora,
+    can_read_images,
+    check_vocabulary,
+    load_model,
+    load_processor,
+    require_peft,
+    usable_device,
+)
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.resampled import resampled_columns
@@ -60,9 +68,6 @@ class Policy:
         self.reference: nn.Module | None = None
         self.updates = 0
         self._processor: Any = None
-        for dtype in (self.spec.weights, self.spec.compute):
-            if dtype not in DTYPES:
-                raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.layers_kept = prepare(self.causal)
         if self.spec.checkpointing:
             self.causal.gradient_checkpointing_enable({"use_reentrant": False})
@@ -239,7 +244,7 @@ class Policy:
         if plan.longest > self.context_window:
             raise DataError(
                 f"a sequence needs {plan.longest} positions, the model has {self.context_window}: "
-                "shorten prompts (--max-prompt) or responses (--max-tokens)"
+                "shorten prompts (--data.max-prompt) or responses (--max-tokens)"
             )
         refuse_unseen(causal_of(model), plan)
         with self._autocast():
@@ -278,22 +283,9 @@ class Policy:
         elif kind in ("frozen", "ema"):
             self.reference = copy.deepcopy(self.model).requires_grad_(False).eval()
         else:
-            self.check_vocabulary(kind, "policy.reference")
+            check_vocabulary(kind, self.tokenizer, "policy.reference")
             self.reference = load_model(kind, DTYPES[self.spec.weights], str(self.device)).requires_grad_(False)
             prepare(causal_of(self.reference))
-
-    def check_vocabulary(self, path: str, setting: str) -> None:
-        """Raise ConfigError unless another model's tokens mean what this one's do."""
-        if self.tokenizer is None:
-            return
-        try:
-            other = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{setting}: cannot load a tokenizer from {path!r}: {error}") from error
-        if other.get_vocab() != self.tokenizer.get_vocab():
-            raise ConfigError(
-                f"{setting}: the tokenizer of {path!r} is not the policy's, so its token ids would mean other text"
-            )
 
     def update_reference(self) -> None:
         """After an optimiser step: move an EMA reference towards the policy; nothing for the other kinds."""
@@ -395,25 +387,11 @@ def linear_weight(module: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def usable_device(asked: str) -> str:
-    """A device by name; "auto" is the accelerator if there is one. Processes of one machine take one each."""
-    device = asked if asked != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-        torch.cuda.set_device(device)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
-
-
 def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., Policy] = Policy) -> Policy:
     """Load model and tokenizer, wrap adapters, check that the vocabulary fits. make: the kind of policy."""
-    if spec.weights not in DTYPES:
-        raise ConfigError(f"weights dtype {spec.weights!r} is not one of {', '.join(DTYPES)}")
-    device = usable_device(spec.device)
-    model: nn.Module = load_model(spec.model, DTYPES[spec.weights], device)
+    if spec.lora.rank:
+        require_peft("training adapters")
+    model: nn.Module = load_model(spec.model, DTYPES[spec.weights], usable_device(spec.device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -10,7 +10,6 @@ Source of the idea: Prefix Grouper (arXiv 2506.05433).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -216,8 +215,3 @@ class _Packer:
 
     def __call__(self, starts: Tensor, lengths: Tensor) -> tuple[Tile, ...]:
         return tuple(tile_of(starts[group], lengths[group]) for group in _buckets(lengths, self.waste))
-
-
-def chain(tiles: Sequence[Tile]) -> int:
-    """Cells (padding included) of some rectangles: what the attention kernels will really work on."""
-    return sum(t.shape[0] * t.shape[1] for t in tiles)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from unipo.errors import ConfigError
+
+Weights = Literal["float32", "bfloat16", "float64"]
+Compute = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class PolicySpec:
     """
 
     model: str = ""
-    weights: str = "float32"
-    compute: str = "float32"
+    weights: Weights = "float32"
+    compute: Compute = "float32"
     lora: LoraSpec = LoraSpec()
     reference: str = "auto"
     reference_decay: float = 0.99
@@ -38,3 +43,9 @@ class PolicySpec:
     tape_mb: int = 2048
     vision: Literal["train", "projector", "frozen"] = "train"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("weights", Weights), ("compute", Compute)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise ConfigError(f"{name} {value!r} is not one of {', '.join(known)}")

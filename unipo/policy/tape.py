@@ -144,11 +144,6 @@ class Tape:
             self._entropy.append(entropy)
         return self.heads - len(source)
 
-    @property
-    def keeps_p(self) -> bool:
-        """Whether attention probabilities are kept and none had to be dropped for room."""
-        return self._keeps_p and not self.dropped
-
     def drop(self) -> None:
         """Forget everything; the tape then covers no batch."""
         self.dropped = True

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from unipo.batch import Batch
 from unipo.errors import CheckpointError
-from unipo.policy.loading import DTYPES, load_model
+from unipo.policy.loading import DTYPES, check_vocabulary, load_model
 from unipo.policy.model import Policy, prepare
 from unipo.policy.packing import make_plan
 
@@ -107,7 +107,7 @@ def _backbone(policy: Policy, model: str) -> PreTrainedModel:
     """A causal language model whose output layer is never used."""
     if model or policy.adapted:
         if model:
-            policy.check_vocabulary(model, "value.model")
+            check_vocabulary(model, policy.tokenizer, "value.model")
         causal = load_model(model or policy.spec.model, DTYPES[policy.spec.weights], str(policy.device))
         prepare(causal)
     else:

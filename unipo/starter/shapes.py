@@ -22,7 +22,6 @@ import tyro
 from tokenizers import AddedToken
 from torch import Tensor
 
-from unipo.errors import ConfigError
 from unipo.starter.data import IGNORED
 from unipo.starter.make import schedule
 from unipo.starter.tokenizer import build_tokenizer
@@ -43,14 +42,6 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
-
-
-def shapes_path() -> Path:
-    """The folder of the shipped model, processor included. Raises ConfigError if the installation lacks it."""
-    path = HERE / "shapes_model"
-    if not (path / "model.safetensors").is_file():
-        raise ConfigError(f"the model of shapes is not in {path}: run python -m unipo.starter.shapes")
-    return path
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _from_file(path: Path, split: str | None, limit: int | None) -> list[Row]:
     if not path.is_file():
         raise _missing(path)
     if split is not None:
-        raise DataError(f"{path} is one file and has no splits, but split={split!r} was asked; leave it out")
+        raise DataError(f"{path} is one file and has no splits, but --data.split {split} was given; leave it out")
     ending = _format(path)
     if ending is None:
         known = ", ".join(_READERS)
@@ -238,7 +238,7 @@ def _choose_split(loaded: Any, split: str | None, where: str) -> Any:
     if split is None and len(names) == 1:
         return loaded[names[0]]
     if split is None:
-        raise DataError(f"{where} has the splits {', '.join(names)}; choose one with split=")
+        raise DataError(f"{where} has the splits {', '.join(names)}; choose one with --data.split NAME")
     if split not in names:
         raise DataError(f"{where} has no split {split!r}; it has {', '.join(names)}")
     return loaded[split]

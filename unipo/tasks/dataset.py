@@ -12,8 +12,9 @@ from typing import Any
 
 from unipo.errors import ConfigError, DataError
 from unipo.tasks.data import read_rows
-from unipo.tasks.fields import Examples, Fields, Kind, OnBadRow, to_examples
+from unipo.tasks.fields import Fields, Kind
 from unipo.tasks.pictures import picture_key
+from unipo.tasks.rows import Examples, OnBadRow, to_examples
 from unipo.tasks.task import Example, Message, Reward
 
 

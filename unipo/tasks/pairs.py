@@ -41,7 +41,7 @@ def _side(prompt: Prompt | None, value: Any, where: str) -> tuple[Prompt, str]:
             raise BadRow(
                 "no prompt",
                 f"{where} is neither messages nor a transcript ('\\n\\nHuman: ...'), so it holds no prompt: "
-                "pass --fields.prompt NAME",
+                "pass --data.fields.prompt NAME",
             )
         return _conversation(read_transcript(value, where), where)
     if not is_messages(value):

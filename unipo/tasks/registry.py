@@ -30,11 +30,6 @@ _TASKS: dict[str, str | Factory] = {
 _NESTED: dict[str, type[Any]] = {"fields": Fields, "heldout": Heldout}
 
 
-def task_names() -> tuple[str, ...]:
-    """Names of the tasks that need no data; "reasoning-gym:NAME" and data files come beside them."""
-    return tuple(sorted(_TASKS))
-
-
 def register_task(name: str, factory: str | Factory) -> None:
     """Add a task under a name. factory: a function of keyword options that returns a Task, or "module:function"."""
     if name in _TASKS:

@@ -7,7 +7,6 @@ cannot break out of the place it stands in.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shlex
@@ -22,14 +21,19 @@ from unipo.evaluate.record import kept
 from unipo.markdown import fenced, inline, paper_link, show, table
 from unipo.method import Method, diff
 from unipo.registry import get_method
-from unipo.starter import starter_path
+from unipo.starter import shapes_path, starter_path
 from unipo.tasks.data import is_hub_id
 from unipo.training.checkpoint import CARD
 from unipo.training.config import read_mapping
-from unipo.training.defaults import STARTER
+from unipo.training.defaults import SHAPES, STARTER
+from unipo.training.rundir import records
 
 # Settings that say where a run lies and what it shows, not what it does.
 ELSEWHERE = ("run", "resume", "log")
+SHIPPED = {
+    STARTER: "The model that is shipped with unipo",
+    SHAPES: "The model of images and text that is shipped with unipo",
+}
 # The event that says with which versions a run was started, or gone on with.
 STARTED = "started"
 
@@ -92,15 +96,15 @@ def _indexed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 # -- sections ------------------------------------------------------------------------------------
 def _model(config: Mapping[str, Any]) -> str:
-    """What was trained; the shipped model under its name, which is the same on every machine."""
+    """What was trained; a shipped model under its name, which is the same on every machine."""
     model = str(config.get("policy", {}).get("model", ""))
-    return STARTER if model in ("", str(starter_path())) else model
+    return {"": STARTER, str(starter_path()): STARTER, str(shapes_path()): SHAPES}.get(model, model)
 
 
 def _base(config: Mapping[str, Any]) -> str:
     model = _model(config)
-    if model == STARTER:
-        return "The model that is shipped with unipo"
+    if model in SHIPPED:
+        return SHIPPED[model]
     return inline(model if is_hub_id(model) else Path(model).name)
 
 
@@ -179,7 +183,7 @@ def _evaluations(run: Path, step: int) -> list[dict[str, Any]]:
     config = read_mapping(run / "config.yaml")
     task, temperature = _trained_on(config), config.get("eval", {}).get("temperature")
     rows: dict[str, dict[str, Any]] = {}
-    for record in _lines(run / "evaluations.jsonl"):
+    for record in records(run / "evaluations.jsonl"):
         if record["when"] == "before" or record["step"] == step:
             when = "before" if record["when"] == "before" else "after"
             own = {k: record[k] for k in ("low", "high", "problems", "samples")}
@@ -224,21 +228,10 @@ def _value(row: Mapping[str, Any]) -> str:
 
 def _versions(run: Path, step: int) -> list[str]:
     """Those that the run was started and gone on with, up to this step."""
-    starts = [e for e in _lines(run / "events.jsonl") if e["event"] == STARTED and (e["step"] < step or not e["step"])]
+    starts = [e for e in records(run / "events.jsonl") if e["event"] == STARTED and (e["step"] < step or not e["step"])]
     names = dict.fromkeys(name for e in starts for name in e if name not in ("step", "event"))
     lines = [f"{name} {', then '.join(dict.fromkeys(str(e[name]) for e in starts if name in e))}" for name in names]
     return ["## Versions", fenced("\n".join(lines) or "not recorded")]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a log. A line that a kill cut short is none, as when a run is resumed."""
-    found = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 def _repeat(config: Mapping[str, Any], step: int) -> list[str]:

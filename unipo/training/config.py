@@ -183,6 +183,8 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "") -> An
 def fitted(hint: Any, value: Any, where: str) -> Any:
     """A plain value as the type a setting has; a wrong type is an error that names the setting."""
     if is_dataclass(hint):
+        if isinstance(value, typing.cast(type, hint)):
+            return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a mapping of its keys, got {value!r}")
         return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
@@ -191,9 +193,11 @@ def fitted(hint: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise ConfigError(f"{where} must be one of {', '.join(map(str, args))}; got {value!r}")
         return value
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(value)
-    if origin is dict and isinstance(value, Mapping):
+    if origin is tuple:
+        return _listed(args, value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a mapping such as {{name: value}}, got {value!r}")
         return dict(value)
     allowed = tuple(a for a in (args or (hint,)) if isinstance(a, type))
     if float in allowed and isinstance(value, int | str) and not isinstance(value, bool):
@@ -207,6 +211,17 @@ def fitted(hint: Any, value: Any, where: str) -> Any:
         names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed) or str(hint)
         raise ConfigError(f"{where} must be {names}, got {value!r} ({type(value).__name__})")
     return value
+
+
+def _listed(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """A list as a tuple; a lone text is a list of one, where any other would be taken apart letter by letter."""
+    any_length = kinds[1:] == (Ellipsis,)
+    items = [value] if any_length and isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ConfigError(f"{where} must be a list, got {value!r}")
+    if not any_length:
+        return tuple(items)
+    return tuple(fitted(kinds[0], item, f"{where}[{i}]") for i, item in enumerate(items))
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,11 +247,6 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
                 value = merged(below if isinstance(below, Mapping) else {}, value)
             out[name] = value
     return out
-
-
-def load_config(path: str | Path) -> TrainConfig:
-    """A run's configuration from a YAML (or JSON) file."""
-    return from_dict(TrainConfig, read_mapping(path))  # type: ignore[no-any-return]
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

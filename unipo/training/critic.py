@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,7 +79,3 @@ class Critic:
         """Go on from a checkpoint's state of the optimiser."""
         if self.optimiser is not None and state is not None:
             self.optimiser.load(state)
-
-    def save(self, folder: Path) -> None:
-        """Write the value model's weights into a directory."""
-        self.model.save(folder)

@@ -10,7 +10,6 @@ from torch import Tensor
 from unipo.batch import Batch
 from unipo.judge import rewarded
 from unipo.method import Method
-from unipo.rollout.engine import EngineStats
 from unipo.training.source import Collected
 from unipo.training.update import UpdateReport
 
@@ -163,8 +162,3 @@ def _quantile(x: Tensor, q: float) -> Tensor:
     """Nearest-rank quantile; torch.quantile refuses more than 2^24 values."""
     at = max(0, min(len(x) - 1, math.ceil(q * len(x)) - 1))
     return x.kthvalue(at + 1).values
-
-
-def engine_metrics(stats: EngineStats) -> dict[str, float]:
-    """What the engine counted."""
-    return {"generation/steps": float(stats.steps), "generation/prefilled": float(stats.prompts)}

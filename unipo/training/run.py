@@ -16,6 +16,7 @@ from unipo.errors import CheckpointError, ConfigError
 from unipo.evaluate.accuracy import Interval
 from unipo.evaluate.heldout import offline_accuracy, sampled_accuracy
 from unipo.policy.store import load_weights
+from unipo.registry import load_plugin
 from unipo.tasks.task import Task
 from unipo.training.card import STARTED, versions, write_card
 from unipo.training.checkpoint import (
@@ -68,6 +69,8 @@ def train(config: TrainConfig, reward: Any = None, task: Task | None = None, dis
             path = ranks.gather_objects(new_run_path(config.method) if ranks.first else path)[0]
         if config.resume:
             config = _resumed_config(path, config)
+        for plugin in config.plugin:  # now, because one may register a tracker
+            load_plugin(plugin)
         display = display or Display(config.log.progress and ranks.first)
         folder = RunDir(path, config.resume, ranks.first, config.log.track, display.tracker_failed)
         try:

@@ -38,6 +38,12 @@ def new_run_path(method: str, root: Path = Path("runs")) -> Path:
             raise _cannot_write(path, error) from error
 
 
+def newest_run(root: Path = Path("runs")) -> Path | None:
+    """The run below `root` that was started last, if there is one."""
+    newest = max(root.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime, default=None)
+    return newest.parent if newest else None
+
+
 class RunDir:
     """Opens or creates a run directory and appends to it. Only the first rank writes (`active`)."""
 
@@ -156,6 +162,18 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    """The records of a log, none where there is no such file. A line that a kill cut short is none, as for a resume."""
+    found = []
+    # Not splitlines: a response may hold other characters that it takes for the end of a line.
+    for line in file.read_text("utf-8", errors="replace").split("\n") if file.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
 
 
 def _step_of(line: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +22,14 @@ from unipo.training.ranks import Ranks
 
 @dataclass
 class RankedScorer(Scorer):
-    """A `Scorer` that shares the work and counts it. passes: batches scored; positions: tokens forwarded here;
-    sampled: tokens written to continue responses; events: what happened while these were scored."""
+    """A `Scorer` that shares the work and counts it. passes: batches scored; sampled: tokens written to continue
+    responses; events: what happened while these were scored."""
 
     policy: Policy
     ranks: Ranks
     value_model: ValueModel | None = None
     continuer: Continuer | None = None
     passes: int = 0
-    positions: int = 0
-    seconds: float = 0.0
     sampled: int = 0
     events: Counter[str] = field(default_factory=Counter)
     chat: Chat = "auto"
@@ -61,18 +58,13 @@ class RankedScorer(Scorer):
 
     def _counted(self, batch: Batch, score: Callable[[Batch], Tensor]) -> Tensor:
         """[T] what `score` says of the batch, each rank asking it about its share of the prompts."""
-        start = time.perf_counter()
         layout = batch.layout
         costs = (layout.group_sum(layout.seq_lengths) + layout.context_lengths).tolist()
         mine = self.ranks.share(costs)[self.ranks.rank]
         self.passes += 1
         if self.ranks.world == 1:  # not "all are mine": the other ranks would wait for a sum of everyone
-            out = score(batch)
-            self.positions += layout.n_tokens + layout.n_context
-        else:
-            out = self._shared(batch, mine, score)
-        self.seconds += time.perf_counter() - start
-        return out
+            return score(batch)
+        return self._shared(batch, mine, score)
 
     def _shared(self, batch: Batch, mine: list[int], score: Callable[[Batch], Tensor]) -> Tensor:
         chosen = torch.zeros(batch.layout.n_prompts, dtype=torch.bool)
@@ -82,7 +74,6 @@ class RankedScorer(Scorer):
         if mine:
             part = batch.take_prompts(chosen)
             out[chosen[batch.layout.token_prompt]] = score(part).to(wide)
-            self.positions += part.layout.n_tokens + part.layout.n_context
         return self.ranks.sum_tensor(out)
 
     def encode(self, text: str) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from unipo.policy.spec import PolicySpec
 from unipo.policy.value import ValueModel
 from unipo.registry import get_method, load_plugin
 from unipo.rollout.engine import Engine
+from unipo.starter import shapes_path, starter_path
 from unipo.tasks.chat import encode_prompts, encode_response
 from unipo.tasks.dataset import Heldout
 from unipo.tasks.pictures import Pictures
@@ -101,13 +102,7 @@ def model_path(name: str) -> str:
     the shipped one that sees."""
     if name and (name not in (STARTER, SHAPES) or Path(name).is_dir()):
         return name
-    if name == SHAPES:
-        from unipo.starter.shapes import shapes_path
-
-        return str(shapes_path())
-    from unipo.starter import starter_path
-
-    return str(starter_path())
+    return str(shapes_path() if name == SHAPES else starter_path())
 
 
 def load_task(data: DataConfig, method: Method) -> Task:
@@ -245,7 +240,3 @@ def _count_demonstrations(method: Method, prompts: Sequence[Prompt], events: Cou
 def end_report(events: Mapping[str, int]) -> str:
     """One line about what was left out, or nothing."""
     return ", ".join(f"{count} x {name}" for name, count in sorted(events.items()))
-
-
-Progress = Callable[[int], None]
-RUNS = Path("runs")

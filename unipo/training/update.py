@@ -38,7 +38,6 @@ class UpdateReport:
     refused: int = 0
     positions: int = 0
     computed: int = 0
-    pieces: int = 0
     passes: int = 0
     seconds: float = 0.0
     ratio: list[Tensor] = field(default_factory=list)
@@ -50,7 +49,7 @@ class UpdateReport:
 
     def count(self, extra: UpdateReport) -> None:
         """Add the work (not the losses) of an extra update of the same step."""
-        for name in ("positions", "computed", "pieces", "passes", "refused", "seconds"):
+        for name in ("positions", "computed", "passes", "refused", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(extra, name))
 
 
@@ -130,7 +129,6 @@ def _one_step(
         for name, x in value.terms.items():
             totals[name] = totals.get(name, 0.0) + x
         _observe(method, live, wanted, report, policy.updates)
-        report.pieces += 1
         report.computed += int(wanted.sum())
         report.positions += piece.layout.n_tokens + piece.layout.n_context
     ranks.sum_gradients([p for _, p in optimiser.named])
@@ -162,7 +160,7 @@ def forward(
 def merge_reports(reports: list[UpdateReport]) -> UpdateReport:
     """One report of what all ranks did: counts add up, observed tokens are put together, the rest is common."""
     first = reports[0]
-    for name in ("positions", "computed", "pieces"):
+    for name in ("positions", "computed"):
         setattr(first, name, sum(getattr(r, name) for r in reports))
     for name in ("ratio", "clipped", "gap", "reference_kl"):
         setattr(first, name, [x for r in reports for x in getattr(r, name)])

@@ -13,6 +13,7 @@ import yaml
 
 from unipo.errors import ConfigError
 from unipo.training.health import health
+from unipo.training.rundir import newest_run
 from unipo.view.jsonlog import JsonLog, place_of
 from unipo.view.tokens import with_derived
 
@@ -180,11 +181,12 @@ class Run:
 
     def state(self) -> str:
         """'finished', 'running', or 'stopped' (nothing was written for a while, and there is no result)."""
-        last = self.path / "metrics.jsonl"
+        begun = (self.path / "config.yaml").stat().st_mtime
+        times = {n: f.stat().st_mtime for n in _FILES if (f := self.path / f"{n}.jsonl").exists()}
         result = self.path / "result.json"
-        written = last.stat().st_mtime if last.exists() else (self.path / "config.yaml").stat().st_mtime
-        if result.exists() and result.stat().st_mtime >= written:
+        if result.exists() and result.stat().st_mtime >= times.get("metrics", begun):
             return "finished"
+        written = max(begun, *times.values())
         seconds = [x for x in self.series.get("seconds/step", ())[-5:] if x is not None]
         patience = max(120.0, 10 * max(seconds, default=0.0))
         return "running" if time.time() - written < patience else "stopped"
@@ -199,10 +201,10 @@ _FILES = ("metrics", "evaluations", "events", "tokens", "completions")
 def find_runs(paths: list[str], root: Path = Path("runs")) -> list[Path]:
     """The run directories meant: each path a run or a directory of runs; without any, the newest run below `root`."""
     if not paths:
-        newest = max(root.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime, default=None)
+        newest = newest_run(root)
         if newest is None:
             raise ConfigError(f"there is no run in {root}/ yet; name one, or start one with: unipo train")
-        return [newest.parent]
+        return [newest]
     found: list[Path] = []
     for text in paths:
         path = Path(text)
