@@ -216,6 +216,7 @@ def test_unknown_reproductions_get_the_nearest(unipo: Call) -> None:
 def test_an_interrupted_comparison_ends_with_130(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys, unipo.compare.run as r; from unipo.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "def report(*a): os.kill(os.getpid(), signal.SIGINT)\n"
         "r._Clock.tick = lambda self: report() or ''\n"
         "sys.exit(main(sys.argv[1:]))\n"

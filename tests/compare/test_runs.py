@@ -153,8 +153,11 @@ def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
 
 
 # -- several processes, and kills -----------------------------------------------------------------
+# A shell's background jobs ignore SIGINT, and so would what the tests start there.
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from unipo.compare.plan import Budget
 from unipo.compare.run import run_all

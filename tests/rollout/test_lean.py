@@ -21,7 +21,7 @@ from unipo.rollout.engine import Request, Sampling
 from unipo.rollout.lean import LeanDecoder, decoder_for
 from unipo.rollout.local import LocalEngine
 
-LEAN = ["qwen3", "qwen2", "llama"]
+LEAN = ["qwen3", "qwen2", "llama", "granite"]
 
 
 def gap(policy: Policy, engine: LocalEngine) -> float:
