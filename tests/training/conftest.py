@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,3 +87,41 @@ def slow_but(core: Collection[str], names: Iterable[str]) -> list[Any]:
 def every_method() -> list[Any]:
     """The catalogue for `parametrize`."""
     return slow_but(CORE, unipo.catalogue())
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def on_two_ranks(folder: Path, script: str, *args: str | Path) -> None:
+    """Run a script in two processes that know of each other, with what torchrun tells them and without its own process."""
+    file, root = folder / "script.py", Path(unipo.__file__).parents[1]
+    file.write_text("import sys; from pathlib import Path; from tests.training.conftest import quick\n" + script)
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": str(root)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(file), *map(str, args)], cwd=root, stderr=subprocess.PIPE, text=True,
+            env=os.environ | told | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [p.communicate(timeout=300)[1] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    for p, text in zip(processes, said, strict=True):
+        assert p.returncode == 0, text
+
+
+def alone_and_on_two_ranks(folder: Path, runs: Mapping[str, dict[str, Any]], steps: int) -> None:
+    """Every run by one process (folder/one/METHOD) and by two (folder/two/METHOD), which do one after another."""
+    script = "import os\n"
+    for method, settings in runs.items():
+        quick(folder / "one" / method, method, steps=steps, **settings)
+        script += f"os.environ['MASTER_PORT'] = '{free_port()}'\n"
+        script += f"quick(Path(sys.argv[1]) / {method!r}, {method!r}, steps={steps}, **{settings!r})\n"
+    on_two_ranks(folder, script, folder / "two")

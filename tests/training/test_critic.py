@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import unipo
-from tests.training.conftest import metrics, quick, slow_but, weights
-from tests.training.test_ranks import TOLERANCE, free_port
+from tests.training.conftest import alone_and_on_two_ranks, metrics, quick, slow_but, weights
+from tests.training.test_ranks import TOLERANCE
 from tests.training.test_resume import assert_same_run
 from tests.training.test_update import judged, trainer
 from unipo.training.loop import Trainer
@@ -134,25 +130,16 @@ RANKED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", slow_but(["ppo"], RANKED))
-def test_two_ranks_do_the_work_of_one(method: str, tmp_path: Path) -> None:
-    settings = {"set": RANKED[method], **OFF}
-    quick(tmp_path / "one", method, steps=2, **settings)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys; from pathlib import Path; from tests.training.conftest import quick\n"
-        f"quick(Path(sys.argv[1]), {method!r}, steps=2, **{settings!r})\n"
-    )
-    root = Path(unipo.__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), str(script), str(tmp_path / "two")],
-        cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
+@pytest.mark.parametrize("methods", slow_but(["ppo"], ["ppo", "t-ppo spo-segment spo-tree"]))
+def test_two_ranks_do_the_work_of_one(methods: str, tmp_path: Path) -> None:
+    alone_and_on_two_ranks(tmp_path, {m: {"set": RANKED[m], **OFF} for m in methods.split()}, 2)
     names = ("loss", "value/loss", "value/grad_norm", "value/mean", "value/forwarded", "reward/mean", "tokens/sampled")
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert one.keys() == two.keys()
-        for name in (*names, "tokens/continued", "unfinished"):
-            assert two.get(name) == pytest.approx(one.get(name), abs=20 * TOLERANCE), name
-    ours, theirs = weights(tmp_path / "one", 2), weights(tmp_path / "two", 2)
-    for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=2e-5)
+    for method in methods.split():
+        alone, ranked = tmp_path / "one" / method, tmp_path / "two" / method
+        for one, two in zip(metrics(alone), metrics(ranked), strict=True):
+            assert one.keys() == two.keys(), method
+            for name in (*names, "tokens/continued", "unfinished"):
+                assert two.get(name) == pytest.approx(one.get(name), abs=20 * TOLERANCE), (method, name)
+        ours, theirs = weights(alone, 2), weights(ranked, 2)
+        for name, tensor in ours.items():
+            torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=2e-5, msg=f"{method}: {name}")

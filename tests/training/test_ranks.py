@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +12,11 @@ import pytest
 import torch
 
 import unipo
-from tests.training.conftest import metrics, quick, slow_but, weights
+from tests.training.conftest import alone_and_on_two_ranks, free_port, metrics, quick, slow_but, weights
 from unipo.training.ranks import Ranks
 
 # Sums are taken in another order, nothing else differs; measured 1e-8 to 3e-7 on these runs.
 TOLERANCE = 2e-6
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 # A curriculum's memory decides which prompts come next, so its run shows at once where ranks disagree.  kl-cov makes
@@ -46,29 +39,20 @@ SAME = (
 )
 
 
-@pytest.mark.parametrize("method", slow_but(["dpo"], SETTINGS))
-def test_two_ranks_give_the_loss_curve_of_one(method: str, tmp_path: Path) -> None:
-    settings = SETTINGS[method]
-    quick(tmp_path / "one", method, steps=3, **settings)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys; from pathlib import Path; from tests.training.conftest import quick\n"
-        f"quick(Path(sys.argv[1]), {method!r}, steps=3, **{settings!r})\n"
-    )
-    root = Path(unipo.__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), str(script), str(tmp_path / "two")],
-        cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert one.keys() == two.keys()
-        assert [n for n in one if n.startswith("events/")] == [n for n in two if n.startswith("events/")]
-        for name in SAME:
-            assert two.get(name) == pytest.approx(one.get(name), abs=TOLERANCE), name
-    ours, theirs = weights(tmp_path / "one", 3), weights(tmp_path / "two", 3)
-    for name, tensor in ours.items():
-        # Adam divides by the gradient's own size, so a tiny gradient's float noise becomes a visible step.
-        torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=2e-5)
+@pytest.mark.parametrize("methods", slow_but(["dpo"], ["dpo", "cepo kl-cov hpt", "sdpo dads clpo"]))
+def test_two_ranks_give_the_loss_curve_of_one(methods: str, tmp_path: Path) -> None:
+    alone_and_on_two_ranks(tmp_path, {m: SETTINGS[m] for m in methods.split()}, 3)
+    for method in methods.split():
+        alone, ranked = tmp_path / "one" / method, tmp_path / "two" / method
+        for one, two in zip(metrics(alone), metrics(ranked), strict=True):
+            assert one.keys() == two.keys(), method
+            assert [n for n in one if n.startswith("events/")] == [n for n in two if n.startswith("events/")], method
+            for name in SAME:
+                assert two.get(name) == pytest.approx(one.get(name), abs=TOLERANCE), (method, name)
+        ours, theirs = weights(alone, 3), weights(ranked, 3)
+        for name, tensor in ours.items():
+            # Adam divides by the gradient's own size, so a tiny gradient's float noise becomes a visible step.
+            torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=2e-5, msg=f"{method}: {name}")
 
 
 def test_shares_cover_everything_once_and_are_balanced() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ import torch
 from torch import Tensor
 
 import unipo
-from tests.training.conftest import metrics, own_task, quick, weights
-from tests.training.test_ranks import TOLERANCE, free_port
+from tests.training.conftest import metrics, on_two_ranks, own_task, quick, weights
+from tests.training.test_ranks import TOLERANCE
 from tests.training.test_resume import assert_same_run
 from tests.training.test_update import trainer
 from unipo.batch import Batch
@@ -171,16 +168,9 @@ def test_the_stored_batch_survives_a_checkpoint_bit_for_bit(
 def test_two_ranks_make_the_same_extra_updates(tmp_path: Path) -> None:
     settings = {"guard.window": 2}
     quick(tmp_path / "one", "pipo", steps=4, set=settings, **QUIET)
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys; from pathlib import Path; from tests.training.conftest import quick\n"
-        f"quick(Path(sys.argv[1]), 'pipo', steps=4, set={settings!r}, **{QUIET!r})\n"
+    on_two_ranks(
+        tmp_path, f"quick(Path(sys.argv[1]), 'pipo', steps=4, set={settings!r}, **{QUIET!r})\n", tmp_path / "two"
     )
-    root = Path(unipo.__file__).parents[1]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), str(script), str(tmp_path / "two")],
-        cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}, check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
     ones, twos = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert sum(m["guard/updates"] for m in ones) >= 1
     for one, two in zip(ones, twos, strict=True):
