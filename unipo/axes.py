@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unipo.method import Method
-from unipo.parts.advantage import WhitenedReturn
 from unipo.parts.regulariser import ReferenceKL
 from unipo.parts.semantic import ClusterShare
 from unipo.parts.shaping import KLInReward
@@ -68,7 +67,7 @@ def credit(method: Method) -> str:
         return "token"
     if isinstance(method.source, SegmentTree) or "segment_value" in method.needs:
         return "segment"
-    if isinstance(method.advantage, WhitenedReturn) and (method.advantage.beta or method.advantage.gamma != 1):
+    if _kl_in_advantage(method):  # every token has a reward of its own
         return "token"
     return "token" if any(part.unit == "token" for part in method.credit) else "response"
 
@@ -77,14 +76,17 @@ def kl(method: Method) -> str:
     """Where the divergence to the reference enters."""
     parts = [part for _, part in method.parts]
     told = []
-    in_return = isinstance(method.advantage, WhitenedReturn) and bool(method.advantage.beta)
-    if in_return or any(isinstance(p, KLInReward | KLPerToken) for p in parts):
+    if _kl_in_advantage(method) or any(isinstance(p, KLInReward | KLPerToken) for p in parts):
         told.append("in the reward")
     if any(isinstance(p, ReferenceKL) for p in parts):
         told.append("in the loss")
     if not told and "reference_logp" in method.needs:
         told.append("inside the objective")
     return " and ".join(told) or "nowhere"
+
+
+def _kl_in_advantage(method: Method) -> bool:
+    return method.advantage is not None and "reference_logp" in method.advantage.needs
 
 
 AXES: dict[str, Callable[[Method], str]] = {

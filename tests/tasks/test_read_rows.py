@@ -153,7 +153,7 @@ def test_a_missing_file_suggests_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(_jsonl(ROWS))
     with pytest.raises(DataError, match=r"did you mean '.*train\.jsonl'"):
         read_rows(tmp_path / "trian.jsonl")
-    with pytest.raises(DataError, match=r"it holds: train\.jsonl"):
+    with pytest.raises(DataError, match=r"/\S+ holds: train\.jsonl"):
         read_rows(tmp_path / "zzzzzzzz.csv")
     with pytest.raises(DataError, match=r"its directory .* does not exist"):
         read_rows(tmp_path / "no" / "a.csv")

@@ -232,5 +232,5 @@ def test_a_reference_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_a_list_of_three_is_no_pair_and_is_named_before_training(tmp_path: Path, rows: Rows) -> None:
     pair = {"prompt": "1+1=", "responses": ["2", "3"], "ranks": [1, 2]}
     data = rows([pair, pair | {"responses": ["2", "3", "4"], "ranks": [1, 2, 3]}])
-    with pytest.raises(DataError, match="example 1 has 3 ranked responses, dpo learns from pairs"):
+    with pytest.raises(DataError, match="example 1 has 3 ranked responses, dpo compares 2: leave"):
         on_data(tmp_path, data, None, "dpo")

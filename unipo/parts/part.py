@@ -256,10 +256,12 @@ class Objective(Part):
 
     level: 'token', 'sequence' or 'prompt': the unit a value belongs to; a unit is never split between
     micro-batches.  The call returns one value per unit; the method's average turns them into one number.
-    prepares: names and levels of the columns that `prepare` makes.
+    prepares: names and levels of the columns that `prepare` makes.  compares: how many responses a prompt of the data
+    must bring, 0 for any number.
     """
 
     level: ClassVar[str] = "token"
+    compares: ClassVar[int] = 0
     prepares: ClassVar[Mapping[str, str]] = {}
 
     def __call__(self, batch: Batch) -> Tensor:

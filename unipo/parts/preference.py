@@ -47,6 +47,7 @@ class DPO(Objective):
 
     source = "DPO (arXiv 2305.18290), eq. (7); eric-mitchell/direct-preference-optimization: trainers.py"
     level: ClassVar[str] = "prompt"
+    compares: ClassVar[int] = 2
     beta: float = 0.1
     label_smoothing: float = 0.0
     reference_free: bool = False

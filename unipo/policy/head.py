@@ -202,7 +202,8 @@ def linear_logp(
 
     hidden: [n, d]; weight: [V, d]; bias: [V]; target: [n] int64 in [0, V).
     Returns ([n] nats, [n] nats or [0]) in float32, float64 for float64 inputs.  Peak extra memory is two chunks of
-    `spec.budget` bytes (three with soft-capping) whatever n and V.  known: log-probs (and probabilities) of these very rows, not computed again.
+    `spec.budget` bytes (three with soft-capping) whatever n and V.  known: log-probs (and probabilities) of these very
+    rows, not computed again.
     """
     logp, entropy = _LinearLogp.apply(hidden, weight, bias, target, spec or HeadSpec(), known)  # type: ignore[no-untyped-call]
     return logp, entropy

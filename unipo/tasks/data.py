@@ -87,7 +87,11 @@ def _missing(path: Path) -> DataError:
         return DataError(f"there is no file {path}: its directory {folder} does not exist")
     names = sorted(p.name for p in folder.iterdir())
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {str(folder / close[0])!r}?" if close else f"it holds: {', '.join(names[:10]) or 'nothing'}"
+    hint = (
+        f"did you mean {str(folder / close[0])!r}?"
+        if close
+        else f"{folder.resolve()} holds: {', '.join(names[:10]) or 'nothing'}"
+    )
     return DataError(f"there is no file or dataset {path}; {hint}")
 
 

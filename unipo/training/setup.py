@@ -14,7 +14,6 @@ import torch
 from unipo.errors import ConfigError, DataError
 from unipo.method import Method
 from unipo.parts.continuous import SoftDemonstrations
-from unipo.parts.preference import DPO
 from unipo.policy.model import Policy, load_policy
 from unipo.policy.spec import PolicySpec
 from unipo.policy.value import ValueModel
@@ -188,10 +187,11 @@ def encode_all(
     for example, ids in zip(encoded.examples, encoded.ids, strict=True):
         if not example.responses and not method.online:
             raise DataError(f"example {example.id} has no responses, which {method.name} learns from")
-        if len(example.responses) != 2 and isinstance(method.objective, DPO):
+        compared = method.objective.compares
+        if compared and len(example.responses) != compared:
             raise DataError(
-                f"example {example.id} has {len(example.responses)} ranked responses, {method.name} learns from pairs: keep "
-                "two of them"
+                f"example {example.id} has {len(example.responses)} ranked responses, {method.name} compares {compared}: "
+                "leave the others out"
             )
         responses = tuple(
             tuple(encode_response(policy.tokenizer, r.text, example, ids, data.chat, processor))
