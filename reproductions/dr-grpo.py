@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from unipo.compare.outcome import lines
-from unipo.errors import DataError
+from unipo.errors import TrainingError
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
 from unipo.reproduce.filling import writes
@@ -14,7 +14,7 @@ def wrong_lengths(run: Path) -> dict[str, float]:
     """Mean length of the last fifth of the run's wrong responses, minus that of the first fifth."""
     wrong = [len(r["tokens"]) for r in lines(run, "completions") if r["score"] < 1]
     if not wrong:
-        raise DataError(f"{run} recorded no wrong response, whose length could grow")
+        raise TrainingError(f"{run} recorded no wrong response, whose length could grow")
     n = max(1, len(wrong) // 5)
     return {"wrong_growth": sum(wrong[-n:]) / n - sum(wrong[:n]) / n}
 

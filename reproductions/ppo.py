@@ -8,7 +8,7 @@ from unipo.reproduce.claim import ACCURACY, AREA
 
 
 def moved(run: Path) -> dict[str, float]:
-    """How far the policy is from the one that sampled: mean over all updates of a batch from the policy that sampled it, mean over the run."""
+    """How far the policy is from the one that sampled: mean over all updates of a batch, and over the run."""
     found = [m["kl/old"] for m in lines(run, "metrics") if "kl/old" in m]
     return {"moved": sum(found) / len(found) if found else 0.0}
 

@@ -6,11 +6,10 @@ REPRODUCTION = Reproduction(
     method="reinforce++",
     claim="Normalising advantages over the batch instead of each prompt's group over-fits less to a small set of "
     "prompts: held-out accuracy is higher.",
-    arms={"reinforce++": "reinforce++", "grpo": "grpo"},
-    task="scratchpad?size=32",
+    arms={"reinforce++": "reinforce++[advantage.beta=0]", "grpo": "grpo-token"},
+    task="scratchpad?size=64",
     search={"lr": (1e-4, 2e-4, 4e-4)},
-    notes="32 training prompts; the paper trains on small sets of mathematics. One response per prompt and step against "
-    "groups of 8, 64 responses per step for both. The arms are the methods as they are, and differ in more than the "
-    "baseline: REINFORCE++ has its KL in the return (0.01) and a mean over all tokens, GRPO has its KL in the loss (0.04) "
-    "and a mean over each response's.",
+    notes="64 training prompts; the paper trains on small sets of mathematics. One response to each prompt per step against "
+    "groups of 8, 64 responses per step for both. Both have the same clip and mean over all tokens and no KL, which acts on "
+    "over-fitting by itself, so that only the advantage and the groups differ.",
 )

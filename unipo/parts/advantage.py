@@ -257,7 +257,10 @@ class WhitenedReturn(RewardAdvantage):
 class CentredReturn(WhitenedReturn):
     """REINFORCE++-baseline: `WhitenedReturn` of the reward minus its group's mean; the KL then usually moves to the loss.
 
+    Returns [T].  A group of equal rewards has a return of 0, but is standardised with the others, so it moves against
+    them (`batchwide`).
     Source: REINFORCE++ (arXiv 2501.03262), the variant with a baseline; OpenRLHF: reinforce_baseline.
+    Unsure: group size and strength of the KL differ between the paper's versions.
     """
 
     smallest_group: ClassVar[int] = 2

@@ -2,8 +2,9 @@
 
 A step stands in the batch as two columns of one width W: `step_ids` [T, W] token ids and `step_log_weights` [T, W]
 the logarithms of their weights (-inf where a slot is empty).  What is fed back is sum_w weight_w E[id_w].  `tokens`
-holds the token of the heaviest slot of each step (of K sampled tokens the first drawn), for people and rewards.  Weights are logarithms because
-a Dirichlet with small concentrations puts e^-1000 on a token, and its density reads exactly that number.
+holds the token of the heaviest slot of each step (of K sampled tokens the first drawn), for people and rewards.
+Weights are logarithms because a Dirichlet with small concentrations puts e^-1000 on a token, and its density reads
+exactly that number.
 
 A `ContinuousStep` says how such a step is drawn and what its log-probability is.  That number takes the place of a
 token's log-probability in the columns `logp`, `old_logp`, `reference_logp` and `behaviour_logp`, so that objectives,

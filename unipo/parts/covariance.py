@@ -136,8 +136,8 @@ class CovarianceKL(Regulariser):
     """beta |log pi - log pi_old| on the tokens of highest covariance: K = max(1, floor(share N)), N counted tokens.
 
     The absolute log-ratio to the old policy, not to a reference.  It has no gradient where the two are equal, so it
-    acts from the second update of a batch on: a token whose log-prob has not moved at all is left out.  N and the ranking are over the whole minibatch (the paper's batch);
-    the official code takes each micro-batch.
+    acts from the second update of a batch on: a token whose log-prob has not moved at all is left out.  N and the
+    ranking are over the whole minibatch (the paper's batch); the official code takes each micro-batch.
     Source: arXiv 2505.22617, KL-Cov; core_algos.py: compute_policy_loss_kl_cov (k_percent is in percent there).
     """
 
