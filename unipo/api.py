@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unipo.training.config import TrainConfig, from_dict
+from unipo.training.resume import going_on
 from unipo.training.run import Result
 from unipo.training.run import train as run_training
 from unipo.training.shorthand import expand
@@ -16,7 +17,7 @@ def train(
     model: str = "",
     data: str | Path | Mapping[str, Any] = "",
     reward: Callable[..., Any] | str | Mapping[str, float] | object | None = None,
-    method: str = "grpo",
+    method: str = "",
     *,
     task: Any = None,
     **settings: Any,
@@ -26,11 +27,14 @@ def train(
     model: directory or Hugging Face id (empty: the starter model; settings that suit it are in
     `unipo.training.defaults.STARTER_DEFAULTS`, which only the command applies by itself).  data: file, dataset directory
     or hub id, or the section `data` as a mapping; task: a task's name or object instead.  reward: a Python function, a
-    name such as "maths", or a weighted sum.  method: a name from the catalogue.  settings: any key of `TrainConfig`,
-    nested as mappings, with dots or under a short name, e.g. steps=50, lr=1e-5, optim={"schedule": "cosine"}, or
-    **{"eval.prompts": 64}.
+    name such as "maths", or a weighted sum.  method: a name from the catalogue, grpo if none is given.  settings: any
+    key of `TrainConfig`, nested as mappings, with dots or under a short name, e.g. steps=50, lr=1e-5,
+    optim={"schedule": "cosine"}, or **{"eval.prompts": 64}.  With resume=True and run=DIRECTORY the settings are those
+    the run was started with; of them only steps and log may be given anew, anything else that differs is an error.
     """
-    named: dict[str, Any] = {**settings, "method": method}
+    named = dict(settings)
+    if method:
+        named["method"] = method
     if model:
         named["model"] = str(model)
     if data:
@@ -42,6 +46,6 @@ def train(
         named["reward"], reward = reward, None
     values = expand(named, "unipo.train")
     if values.get("resume"):
-        values.setdefault("steps", 0)  # as many as the run was started for
+        values = going_on(values)
     config: TrainConfig = from_dict(TrainConfig, values)
     return run_training(config, reward=reward, task=task)

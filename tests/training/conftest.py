@@ -36,6 +36,8 @@ def quick(run: Path, method: str = "grpo", steps: int = 3, **settings: Any) -> u
         "prompts": 4,
         "run": str(run),
     }
+    if settings.get("resume"):  # by the settings the run was begun with
+        return unipo.train(steps=steps, run=str(run), **settings)
     return unipo.train(method=method, steps=steps, **(base | settings))
 
 

@@ -135,6 +135,28 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
         quick(tmp_path / "run", steps=1)
 
 
+def test_a_resumed_run_goes_on_by_its_own_settings_and_refuses_others(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    quick(run, "rloo", steps=1, **{"set": {"source.group_size": 2}, "sampling.max_tokens": 8})
+    before = (run / "config.yaml").read_text()
+    for other, said in (
+        ({"lr": 0.5}, r"leave out optim.learning_rate = 0.5 \(was 0.0001\)"),
+        ({"set": {"source.group_size": 4}}, "leave out set = {'source.group_size': 4}"),
+        ({"method": "grpo"}, r"leave out method = 'grpo' \(was 'rloo'\)"),
+        ({"steps": 0}, "the run was started for 1 steps; --steps 0 would cut it short"),
+        ({"stps": 3}, "did you mean 'steps'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            unipo.train(**{"run": str(run), "resume": True, **other})
+    assert (run / "config.yaml").read_text() == before
+    same = {"method": "rloo", "lr": 1e-4, "sampling.max_tokens": 8}  # said again, not changed
+    result = unipo.train(run=str(run), resume=True, steps=2, **{"log.completions": 1}, **same)
+    assert (result.method, result.steps) == ("rloo", 2)
+    assert unipo.train(run=str(run), resume=True).steps == 2
+    with pytest.raises(ConfigError, match="--resume needs --run"):
+        unipo.train(resume=True)
+
+
 def test_nothing_to_resume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to resume"):
         quick(tmp_path / "none", resume=True)

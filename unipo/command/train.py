@@ -18,8 +18,8 @@ from unipo.registry import get_method
 from unipo.training.config import TrainConfig, from_dict, merged, read_mapping, to_dict
 from unipo.training.defaults import starter_defaults, trained_on
 from unipo.training.progress import measure_of
-from unipo.training.rundir import newest_run
-from unipo.training.shorthand import SHORT, expand, look
+from unipo.training.resume import begun, collect_changes
+from unipo.training.shorthand import SHORT, expand
 
 if TYPE_CHECKING:
     from unipo.training.run import Result
@@ -67,8 +67,6 @@ COMMON = (
     "seed",
     "track",
 )
-# What a resumed run may be told anew.
-OPEN_ON_RESUME = ("steps", "run", "resume", "log")
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,10 @@ def read(argv: Sequence[str]) -> Asked:
     flags = given(first, TrainConfig())
     file = expand(read_mapping(first.config), first.config) if first.config else {}
     named = merged(file, flags)
-    stored = _stored(str(named.get("run") or "")) if named.get("resume") else None
-    below = merged(starter_defaults(named) if stored is None else stored, file)
+    below = merged(begun(str(named.get("run") or "")) if named.get("resume") else starter_defaults(named), file)
     base = _checked(below, first.config)
     second = parse(options(base), argv, PROG, ABOUT)
-    config = _checked(merged(to_dict(base), given(second, base)))
-    if stored is not None:
-        _refuse_changes(stored, config)
-    return Asked(config, second.json)
+    return Asked(_checked(merged(to_dict(base), given(second, base))), second.json)
 
 
 def options(base: TrainConfig) -> Any:
@@ -153,7 +147,7 @@ def given(options: Any, base: TrainConfig) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for name in (f.name for f in fields(base)):
         if name != "set":
-            _collect(getattr(options, name), getattr(base, name), name, changed)
+            collect_changes(getattr(options, name), getattr(base, name), name, changed)
     for name in SHORT:
         value = getattr(options, f"short_{name}")
         if value is not None:
@@ -164,14 +158,6 @@ def given(options: Any, base: TrainConfig) -> dict[str, Any]:
     return out
 
 
-def _collect(value: Any, base: Any, path: str, out: dict[str, Any]) -> None:
-    if dataclasses.is_dataclass(value):
-        for f in fields(value):
-            _collect(getattr(value, f.name), getattr(base, f.name), f"{path}.{f.name}", out)
-    elif value != base:
-        out[path] = value
-
-
 def _checked(values: Mapping[str, Any], file: str = "") -> TrainConfig:
     try:
         config: TrainConfig = from_dict(TrainConfig, values)
@@ -180,32 +166,6 @@ def _checked(values: Mapping[str, Any], file: str = "") -> TrainConfig:
             raise
         raise ConfigError(f"{file}: {error}") from error
     return config
-
-
-# -- resuming ----------------------------------------------------------------------------------
-def _stored(run: str) -> dict[str, Any]:
-    """The configuration that the run to be resumed was started with."""
-    if not run:
-        newest = newest_run()
-        hint = f"; the newest is {newest}" if newest else ""
-        raise ConfigError(f"--resume needs --run with the directory of the run{hint}")
-    if not (Path(run) / "config.yaml").is_file():
-        raise ConfigError(f"nothing to resume in {run}: it has no config.yaml")
-    return merged(read_mapping(Path(run) / "config.yaml"), {"run": run, "resume": True})
-
-
-def _refuse_changes(stored: Mapping[str, Any], config: TrainConfig) -> None:
-    before: TrainConfig = from_dict(TrainConfig, stored)
-    changes: dict[str, Any] = {}
-    for name in (f.name for f in fields(config) if f.name not in OPEN_ON_RESUME):
-        _collect(getattr(config, name), getattr(before, name), name, changes)
-    if changes:
-        asked = ", ".join(
-            f"{path} = {value!r} (was {look(to_dict(before), path)!r})" for path, value in changes.items()
-        )
-        raise ConfigError(f"a resumed run keeps its configuration; leave out {asked}, or start a new run")
-    if config.steps < before.steps:
-        raise ConfigError(f"the run was started for {before.steps} steps; --steps {config.steps} would cut it short")
 
 
 # -- words -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unipo.batch import Batch
-from unipo.errors import CheckpointError, ConfigError
+from unipo.errors import CheckpointError
 from unipo.evaluate.accuracy import Interval
 from unipo.evaluate.heldout import offline_accuracy, sampled_accuracy
 from unipo.policy.store import load_weights
@@ -27,12 +27,13 @@ from unipo.training.checkpoint import (
     restore_random,
     save_checkpoint,
 )
-from unipo.training.config import TrainConfig, from_dict, read_mapping, to_dict
+from unipo.training.config import TrainConfig, to_dict
 from unipo.training.loop import Trainer
 from unipo.training.memory import keep_freed_memory
 from unipo.training.progress import Display, measure_of
 from unipo.training.ranks import Ranks, start_ranks, stop_ranks
 from unipo.training.record import completion_records, method_record, token_records
+from unipo.training.resume import refuse_changes
 from unipo.training.rundir import RunDir, new_run_path
 from unipo.training.setup import Setup, build, end_report
 
@@ -60,15 +61,15 @@ class Result:
 
 
 def train(config: TrainConfig, reward: Any = None, task: Task | None = None, display: Display | None = None) -> Result:
-    """Run (or resume) a training run. reward, task: objects instead of names, for use from Python."""
+    """Run a training run, or go on with one by its own settings. reward, task: objects instead of names, for use from Python."""
     keep_freed_memory()
     ranks = start_ranks()
     try:
         path = Path(config.run)
-        if not config.run:
-            path = ranks.gather_objects(new_run_path(config.method) if ranks.first else path)[0]
         if config.resume:
-            config = _resumed_config(path, config)
+            refuse_changes(config)
+        elif not config.run:
+            path = ranks.gather_objects(new_run_path(config.method) if ranks.first else path)[0]
         for plugin in config.plugin:  # now, because one may register a tracker
             load_plugin(plugin)
         display = display or Display(config.log.progress and ranks.first)
@@ -82,15 +83,6 @@ def train(config: TrainConfig, reward: Any = None, task: Task | None = None, dis
             display.close()
     finally:
         stop_ranks(ranks)
-
-
-def _resumed_config(path: Path, given: TrainConfig) -> TrainConfig:
-    """The run's own configuration; only how far to go and where to write may be given anew."""
-    if not (path / "config.yaml").is_file():
-        raise ConfigError(f"nothing to resume in {path}: it has no config.yaml")
-    stored: TrainConfig = from_dict(TrainConfig, read_mapping(path / "config.yaml"))
-    steps = given.steps if given.steps > stored.steps else stored.steps
-    return replace(stored, run=str(path), resume=True, steps=steps, log=given.log)
 
 
 class _Run:
