@@ -16,13 +16,14 @@ import pytest
 
 import unipo
 from unipo.compare.code import code_state
-from unipo.compare.crew import alone, work
+from unipo.compare.crew import work
 from unipo.compare.outcome import read
 from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import compare, run_all
 from unipo.compare.spelling import parse_arm, plain_train
 from unipo.compare.worker import Job
 from unipo.errors import ConfigError, TrainingError
+from unipo.hold import holding
 
 TINY = {"sampling.max_tokens": 12, "eval.prompts": 4}
 
@@ -148,7 +149,7 @@ def test_data_of_the_users_is_a_task(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(ConfigError, match="another process is working"), alone(tmp_path):
+    with holding(tmp_path), pytest.raises(ConfigError, match="another process is working"), holding(tmp_path):
         pass
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import unipo
 from tests.training.conftest import metrics, quick
 from unipo.errors import CheckpointError, ConfigError
+from unipo.hold import hold, is_held
 from unipo.training.checkpoint import list_checkpoints, newest_good, save_checkpoint, verify_checkpoint
 from unipo.training.rundir import new_run_path
 
@@ -155,6 +157,28 @@ def test_a_resumed_run_goes_on_by_its_own_settings_and_refuses_others(tmp_path: 
     assert unipo.train(run=str(run), resume=True).steps == 2
     with pytest.raises(ConfigError, match="--resume needs --run"):
         unipo.train(resume=True)
+
+
+def test_one_process_at_a_time_works_in_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    quick(run, steps=1)
+    assert not is_held(run)
+    with hold(run), pytest.raises(ConfigError, match=f"another process is working in {run}"):
+        quick(run, steps=2, resume=True)
+    assert len(metrics(run)) == 1
+    assert quick(run, steps=2, resume=True).steps == 2
+
+
+def test_a_reader_in_the_way_for_an_instant_turns_no_run_away(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        assert is_held(tmp_path)
+        reader = (tmp_path / ".lock").open()
+    fcntl = pytest.importorskip("fcntl")
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    threading.Timer(0.2, reader.close).start()
+    hold(tmp_path).close()
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "nowhere")
 
 
 def test_nothing_to_resume_is_an_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.view.conftest import HOSTILE, completion, metrics, trace, write_lines, write_run
 from unipo.errors import ConfigError
+from unipo.hold import hold
 from unipo.view.delta import Seen, delta, flat
 from unipo.view.jsonlog import JsonLog
 from unipo.view.reading import Run, find_runs
@@ -137,6 +138,17 @@ def test_runs_are_found_by_path_by_directory_and_by_age(tmp_path: Path, monkeypa
     assert len(find_runs([])) == 1
     with pytest.raises(ConfigError, match="beside it: a, b"):
         find_runs(["runs/c"])
+
+
+def test_a_run_that_a_process_holds_is_running_however_long_it_writes_nothing(tmp_path: Path) -> None:
+    path, long_ago = write_run(tmp_path / "a", steps=1), time.time() - 3600
+    for file in path.iterdir():
+        os.utime(file, (long_ago, long_ago))
+    with hold(path):
+        assert Run(path).state() == "running"  # resumed, though it was finished
+        (path / "result.json").unlink()
+        assert Run(path).state() == "running"
+    assert Run(path).state() == "stopped"
 
 
 def test_a_run_that_writes_any_of_its_logs_is_running(tmp_path: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import unipo
@@ -33,20 +31,6 @@ def work(jobs: Sequence[Job], workers: int, folder: Path, report: Report) -> Non
             report(job, reason)
         return
     _Crew(jobs, min(workers, len(jobs)), folder, report)()
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the directory of a comparison. Raises ConfigError while another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another process is working in {folder}; wait for it, or give another directory"
-            ) from None
-        yield
 
 
 class _Crew:

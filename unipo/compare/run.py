@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unipo.compare.crew import alone, work
+from unipo.compare.crew import work
 from unipo.compare.figure import draw
 from unipo.compare.outcome import Outcome, read
 from unipo.compare.plan import Plan, Run, check, settle
@@ -16,6 +16,7 @@ from unipo.compare.summary import MANY, SCORES, markdown, matrix, summarise
 from unipo.compare.worker import Job
 from unipo.errors import ConfigError
 from unipo.evaluate.statistics import bootstrap, interquartile_mean
+from unipo.hold import holding
 from unipo.training.config import to_dict
 from unipo.training.setup import load_task
 
@@ -30,7 +31,7 @@ def run_all(plan: Plan, folder: Path, workers: int, note: Note) -> tuple[list[Ou
     """
     check(plan)
     _check_heldout(plan)
-    with alone(folder):
+    with holding(folder):
         settle(plan, folder)
         left = [r for r in plan.runs if read(folder / r.place) is None]
         if len(left) < len(plan.runs):

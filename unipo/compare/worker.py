@@ -51,12 +51,14 @@ def perform(job: Job) -> str:
     settings would be wrong for every run, and is raised.
     """
     from unipo.training.config import TrainConfig, from_dict
+    from unipo.training.resume import begun
     from unipo.training.run import train
 
     if (job.folder / NAME).is_file():
         return ""
     code = code_state()  # as it is loaded, not as it may have been changed by the end of a run
-    values = dict(job.config) | {"resume": (job.folder / "config.yaml").is_file()}
+    # A run begun goes on by what it wrote down; that this is still what is asked was settled for all runs.
+    values = begun(str(job.folder)) if (job.folder / "config.yaml").is_file() else job.config
     try:
         with one_thread():
             result = train(from_dict(TrainConfig, values))

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import yaml
 
 from unipo.errors import ConfigError, TrainingError
+from unipo.hold import hold
 from unipo.track.trackers import Told, Trackers
 
 
@@ -45,7 +46,7 @@ def newest_run(root: Path = Path("runs")) -> Path | None:
 
 
 class RunDir:
-    """Opens or creates a run directory and appends to it. Only the first rank writes (`active`)."""
+    """Opens or creates a run directory, holds it and appends to it. Only the first rank does (`active`)."""
 
     def __init__(
         self, path: Path, resume: bool, active: bool = True, track: Sequence[str] = (), told: Told | None = None
@@ -56,15 +57,14 @@ class RunDir:
         self._begun: tuple[dict[str, Any], str, int] = ({}, "", 0)
         self.trackers = Trackers(track if active else (), self._tracker_failed)
         self._last = 0
+        self._hold: TextIO | None = None
         if not active:
             return
         if not resume and (path / "metrics.jsonl").exists():
             raise ConfigError(f"{path} already holds a run; pass --resume to go on with it, or another --run")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            probe = path / ".write-test"
-            probe.write_text("")
-            probe.unlink()
+            self._hold = hold(path)
             if not resume:
                 self.cut_after(-1)  # what a run that ended before its first step left behind
         except OSError as error:
@@ -151,6 +151,8 @@ class RunDir:
         for file in self._files.values():
             file.close()
         self._files.clear()
+        if self._hold is not None:
+            self._hold.close()
 
 
 def _cannot_write(path: Path, error: OSError) -> ConfigError:

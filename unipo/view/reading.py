@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from unipo.errors import ConfigError
+from unipo.hold import is_held
 from unipo.training.health import health
 from unipo.training.rundir import newest_run
 from unipo.view.jsonlog import JsonLog, place_of
@@ -180,12 +181,15 @@ class Run:
         return {"name": str(self.config().get("method", "?")), "formula": lines}
 
     def state(self) -> str:
-        """'finished', 'running', or 'stopped' (nothing was written for a while, and there is no result)."""
+        """'finished', 'running', or 'stopped' (no result, no process here that holds it, nothing written for a while)."""
+        if is_held(self.path):  # writes nothing during an evaluation, which may be long
+            return "running"
         begun = (self.path / "config.yaml").stat().st_mtime
         times = {n: f.stat().st_mtime for n in _FILES if (f := self.path / f"{n}.jsonl").exists()}
         result = self.path / "result.json"
         if result.exists() and result.stat().st_mtime >= times.get("metrics", begun):
             return "finished"
+        # A process on another machine is known by what it writes.
         written = max(begun, *times.values())
         seconds = [x for x in self.series.get("seconds/step", ())[-5:] if x is not None]
         patience = max(120.0, 10 * max(seconds, default=0.0))
