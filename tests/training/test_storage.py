@@ -151,7 +151,8 @@ def test_a_resumed_run_goes_on_by_its_own_settings_and_refuses_others(tmp_path: 
         with pytest.raises(ConfigError, match=said):
             unipo.train(**{"run": str(run), "resume": True, **other})
     assert (run / "config.yaml").read_text() == before
-    same = {"method": "rloo", "lr": 1e-4, "sampling.max_tokens": 8}  # said again, not changed
+    # Said again, not changed.
+    same = {"model": "starter", "task": "scratchpad", "method": "rloo", "lr": 1e-4, "sampling.max_tokens": 8}
     result = unipo.train(run=str(run), resume=True, steps=2, **{"log.completions": 1}, **same)
     assert (result.method, result.steps) == ("rloo", 2)
     assert unipo.train(run=str(run), resume=True).steps == 2

@@ -61,7 +61,7 @@ class Result:
 
 
 def train(config: TrainConfig, reward: Any = None, task: Task | None = None, display: Display | None = None) -> Result:
-    """Run a training run, or go on with one by its own settings. reward, task: objects instead of names, for use from Python."""
+    """Run a training run, or go on with one by its own settings. reward, task: objects instead of names, from Python."""
     keep_freed_memory()
     ranks = start_ranks()
     try:

@@ -5,7 +5,7 @@ metrics.jsonl      one line per step               completions.jsonl   sampled r
 tokens.jsonl       some of them token by token  method.json   paper, changes
 events.jsonl       what happened, by name          checkpoints/  see `unipo.training.checkpoint`
 evaluations.jsonl  held-out accuracy, with intervals   evaluations/  what `unipo eval` found, see `unipo.evaluate.record`
-result.json        the closing summary
+result.json        the closing summary             .lock         held while a process trains, see `unipo.hold`
 Trackers (`unipo.track`) show the same numbers elsewhere, after they were written here.
 """
 
