@@ -15,7 +15,8 @@ from tests.policy.seeing import IMAGE, PATCHES, PIXELS, make, plain_logp, ragged
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.policy import sight
-from unipo.policy.model import Policy, backbone_hidden
+from unipo.policy.architecture import backbone_hidden
+from unipo.policy.model import Policy
 from unipo.policy.norm import patch_norms
 from unipo.policy.packing import make_plan
 from unipo.policy.spec import PolicySpec

@@ -160,6 +160,15 @@ def test_a_resumed_run_goes_on_by_its_own_settings_and_refuses_others(tmp_path: 
         unipo.train(resume=True)
 
 
+def test_what_a_run_left_to_its_method_may_be_left_to_it_again(tmp_path: Path) -> None:
+    run, left = tmp_path / "run", {"policy.reference": "auto"}
+    quick(run, "sdpo", steps=1, **{"set": {"source.group_size": 2}, "sampling.max_tokens": 8}, **left)
+    assert "reference: ema" in (run / "config.yaml").read_text()
+    assert unipo.train(run=str(run), resume=True, steps=2, **left).steps == 2
+    with pytest.raises(ConfigError, match=r"leave out policy.reference = 'frozen' \(was 'ema'\)"):
+        unipo.train(run=str(run), resume=True, **{"policy.reference": "frozen"})
+
+
 def test_one_process_at_a_time_works_in_a_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     quick(run, steps=1)

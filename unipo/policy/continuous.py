@@ -18,9 +18,10 @@ from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError
 from unipo.parts.continuous import STEP_COLUMNS, ContinuousStep, SampledTokens, SoftTarget
 from unipo.parts.part import Divergence, Resampled
+from unipo.policy.architecture import causal_of, head_weight
 from unipo.policy.distribution import candidate_logp
 from unipo.policy.head import linear_logp
-from unipo.policy.model import Policy, causal_of, head_weight
+from unipo.policy.model import Policy
 from unipo.policy.packing import Plan, make_plan
 from unipo.policy.spec import PolicySpec
 from unipo.policy.tape import Tape

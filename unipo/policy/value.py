@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from unipo.batch import Batch
 from unipo.errors import CheckpointError
+from unipo.policy.architecture import prepare
 from unipo.policy.loading import DTYPES, check_vocabulary, load_model
-from unipo.policy.model import Policy, prepare
+from unipo.policy.model import Policy
 from unipo.policy.packing import make_plan
 
 FILE = "value.safetensors"

@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from unipo.policy.architecture import head_spec, head_weight
 from unipo.policy.head import HeadSpec
-from unipo.policy.model import Policy, head_spec, head_weight
+from unipo.policy.model import Policy
 from unipo.policy.sight import embedded, language_model
 from unipo.policy.tape import Tape
 from unipo.rollout.cache import DecodeState, Prefill

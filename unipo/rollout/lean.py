@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from unipo.errors import ConfigError
+from unipo.policy.architecture import head_spec, linear_weight
 from unipo.policy.attention import packed_rows, pieces_forward
 from unipo.policy.family import Unfit, check_body
 from unipo.policy.layer import interleave
-from unipo.policy.model import Policy, head_spec, linear_weight
+from unipo.policy.model import Policy
 from unipo.policy.norm import norm_eps
 from unipo.policy.sight import embedded, language_model
 from unipo.policy.tape import Tape

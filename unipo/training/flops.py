@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from unipo.policy.model import Policy, head_weight
+from unipo.policy.architecture import head_weight
+from unipo.policy.model import Policy
 from unipo.policy.sight import language_model
 
 

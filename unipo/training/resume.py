@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,10 @@ def begun(run: str) -> dict[str, Any]:
 
 def refuse_changes(config: TrainConfig) -> None:
     """Raises ConfigError where a run to be resumed would go on with other settings, or with fewer steps."""
-    from unipo.training.setup import model_path  # loads model code, which `unipo train --help` need not wait for
+    from unipo.training.setup import resolved  # loads model code, which `unipo train --help` need not wait for
 
     before: TrainConfig = from_dict(TrainConfig, begun(config.run))
-    # The run wrote down where a shipped model lies, whatever it was called.
-    config = replace(config, policy=replace(config.policy, model=model_path(config.policy.model)))
+    _, config = resolved(config)  # as the run wrote it down
     changes: dict[str, Any] = {}
     for name in (f.name for f in fields(config) if f.name not in OPEN):
         collect_changes(getattr(config, name), getattr(before, name), name, changes)

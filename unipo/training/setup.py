@@ -61,16 +61,14 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     # Adapters start at random, and an in-process reward may use the global generators.
     torch.manual_seed(config.seed)
     random.seed(config.seed)
-    method = resolve_method(config.method, config.set, config.plugin).bound_to(config.sampling.max_tokens)
-    config = replace(config, optim=resolve_optim(config.optim, method.defaults))
+    trained = trained_on(config.policy.model, config.data.task, config.data.data)
+    method, config = resolved(config)
+    method = method.bound_to(config.sampling.max_tokens)
     if task is None:
-        named = trained_on(config.policy.model, config.data.task, config.data.data)
-        config = config if config.data.data else replace(config, data=replace(config.data, task=named))
+        config = config if config.data.data else replace(config, data=replace(config.data, task=trained))
         task = load_task(config.data, method)
     chosen = _reward(method, config.data, reward, task)
-    spec = _with_reference(_with_starter(config.policy), method)
-    policy = load_policy(spec, config.sampling.temperature, policy_kind(method.source))
-    config = replace(config, policy=policy.spec)
+    policy = load_policy(config.policy, config.sampling.temperature, policy_kind(method.source))
     if method.needs_reference():
         policy.make_reference()
     value = None
@@ -86,8 +84,11 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events), value)
 
 
-def _with_starter(spec: PolicySpec) -> PolicySpec:
-    return replace(spec, model=model_path(spec.model))
+def resolved(config: TrainConfig) -> tuple[Method, TrainConfig]:
+    """The method that is named, and the configuration with everything it left to the method, or called by a short name."""
+    method = resolve_method(config.method, config.set, config.plugin)
+    spec = _with_reference(replace(config.policy, model=model_path(config.policy.model)), method)
+    return method, replace(config, policy=spec, optim=resolve_optim(config.optim, method.defaults))
 
 
 def _with_reference(spec: PolicySpec, method: Method) -> PolicySpec:
