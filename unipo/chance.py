@@ -18,6 +18,11 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def wrapped(number: int) -> int:
+    """An integer of any size as the signed 64-bit one that tensors and generators can hold."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
 def mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser: int64 -> int64, well mixed (Steele, Lea, Flood 2014)."""
     x = (x ^ _shift(x, 30)) * _MULTIPLY_1

@@ -105,3 +105,26 @@ def test_an_extra_update_is_not_taken_for_a_batch() -> None:
         assert batch is not None
         lags.append(values["staleness/max"])
     assert lags == [0, 1, 2, 2, 2]
+
+
+def test_the_lag_of_a_kept_prompt_is_that_of_the_weights_that_wrote_it() -> None:
+    run, first = run_with(1), run_with(1).collect()  # the same weights write the same batch
+    assert first is not None
+    for _ in range(2):
+        run.step()
+    run.collector.surplus = first.batch.without("lag").take_prompts([0])
+    run.step()  # samples the batch that follows, the kept prompt in it
+    values, batch = run.step()
+    assert batch is not None
+    assert values["staleness/max"] == 3
+    assert torch.equal(batch.lag, run.policy.updates - 1 - batch.version)
+
+
+def test_a_step_without_a_batch_makes_nothing_staler() -> None:
+    run = run_with(1)
+    run.step()
+    waiting = run.queue.waiting
+    run.queue.waiting = [None]
+    assert run.step()[0]["events/no_prompt_qualified"] == 1
+    run.queue.waiting = waiting
+    assert run.step()[0]["staleness/max"] == 1

@@ -14,8 +14,12 @@ import pytest
 import unipo
 from tests.training.conftest import metrics, quick, weights
 from unipo.errors import ConfigError, DataError, RewardError
+from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.rollout.engine import Sampling
 from unipo.starter import starter_path
-from unipo.training.config import read_mapping
+from unipo.training.config import DataConfig, OptimConfig, TrainConfig, from_dict, read_mapping
+from unipo.training.continuations import branch_seed
+from unipo.training.shorthand import expand
 
 Rows = Callable[..., str]
 SUMS = [{"prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(8)]
@@ -188,11 +192,49 @@ def test_an_online_method_without_reward(tmp_path: Path, rows: Rows) -> None:
         on_data(tmp_path, rows(SUMS), "")
 
 
+def test_sections_given_as_objects_join_what_stands_beside_them() -> None:
+    given = {
+        "optim": OptimConfig(schedule="cosine", warmup_steps=10),
+        "lr": 1e-5,
+        "sampling": Sampling(stop=("###",)),
+        "max_tokens": 64,
+        "policy": PolicySpec(lora=LoraSpec(rank=8)),
+        "policy.compute": "bfloat16",
+        "data": DataConfig(chat="never"),
+        "task": "scratchpad",
+    }
+    config: TrainConfig = from_dict(TrainConfig, expand(given))
+    assert config.optim == OptimConfig(schedule="cosine", warmup_steps=10, learning_rate=1e-5)
+    assert config.sampling == Sampling(stop=("###",), max_tokens=64)
+    assert config.policy == PolicySpec(lora=LoraSpec(rank=8), compute="bfloat16")
+    assert config.data == DataConfig(chat="never", task="scratchpad")
+    with pytest.raises(ConfigError, match="given twice, as 'starter' and as 'other'"):
+        expand({"policy": PolicySpec(model="other"), "model": "starter"})
+    with pytest.raises(ConfigError, match="optim must be a mapping of its keys"):
+        expand({"optim": Sampling()})
+
+
 def test_changed_answers_are_noticed_at_a_resume(tmp_path: Path, rows: Rows) -> None:
     on_data(tmp_path, rows(SUMS))
     rows([*SUMS[:-1], SUMS[-1] | {"answer": "9"}])  # the same file
     with pytest.raises(DataError, match="the data changed"):
         quick(tmp_path / "run", steps=2, resume=True, reward="numbers")
+
+
+def test_changed_rows_and_preferences_are_noticed_too(tmp_path: Path, rows: Rows) -> None:
+    """Rewards read whole rows, and the order of responses is what preference methods learn from."""
+    quiet = {"eval.before": False, "eval.after": False}
+    data = rows([row | {"least": 1} for row in SUMS])
+    quick(tmp_path / "rows", steps=1, reward="numbers", data=data, **quiet)
+    rows([row | {"least": 9} for row in SUMS])
+    with pytest.raises(DataError, match="the data changed"):
+        quick(tmp_path / "rows", steps=2, resume=True)
+    pairs = [{"prompt": f"{i}+1=", "responses": [str(i + 1), str(i + 2)]} for i in range(8)]
+    data = rows([pair | {"ranks": [1, 2]} for pair in pairs])
+    quick(tmp_path / "pairs", "dpo", steps=1, data=data, **quiet)
+    rows([pair | {"ranks": [2, 1]} for pair in pairs])
+    with pytest.raises(DataError, match="the data changed"):
+        quick(tmp_path / "pairs", steps=2, resume=True)
 
 
 def test_a_run_with_a_reward_of_its_own_is_not_resumed_with_another(tmp_path: Path) -> None:
@@ -234,3 +276,14 @@ def test_a_list_of_three_is_no_pair_and_is_named_before_training(tmp_path: Path,
     data = rows([pair, pair | {"responses": ["2", "3", "4"], "ranks": [1, 2, 3]}])
     with pytest.raises(DataError, match="example 1 has 3 ranked responses, dpo compares 2: leave"):
         on_data(tmp_path, data, None, "dpo")
+
+
+def test_seeds_of_any_size_are_seeds(tmp_path: Path) -> None:
+    """Also where a method goes on from the middle of responses, and where prompts are drawn from pools."""
+    quiet = {"eval.before": False, "eval.after": False, "sampling.max_tokens": 8, "prompts": 2}
+    losses = []
+    for place, seed in enumerate((2**40, 2**70)):
+        quick(tmp_path / f"{place}", "spo-segment", steps=1, seed=seed, **quiet)
+        losses.append(metrics(tmp_path / f"{place}")[0])
+    assert losses[0] != losses[1]
+    assert branch_seed(2**70, 1, 1) != branch_seed(2**70 + 1, 1, 1)

@@ -191,3 +191,22 @@ def test_the_stored_batch_keeps_what_its_prompts_and_tokens_are_made_of(method: 
     stored = run.replays.stored
     assert stored is not None
     assert stored.has("step_ids") or stored.has("images")
+
+
+def test_what_older_weights_wrote_is_kept_with_the_old_policys_log_probs() -> None:
+    run = guarded(Always(), set={"source.minibatches": 2}, optim={"learning_rate": 1e-2})
+    first = run.collect()
+    assert first is not None
+    run.step()
+    run.collector.surplus = first.batch.take_prompts([0])
+    old = parameters(run)
+    run.step()
+    kept = run.replays.stored
+    assert kept is not None
+    with torch.no_grad():
+        for name, p in run.policy.named_parameters():
+            p.copy_(old[name])
+    torch.testing.assert_close(kept.old_logp, run.policy.logp(kept), rtol=0, atol=1e-4)
+    surplus = slice(0, first.batch.take_prompts([0]).layout.n_tokens)
+    assert torch.equal(kept.tokens[surplus], first.batch.take_prompts([0]).tokens)
+    assert float((kept.old_logp[surplus] - first.batch.take_prompts([0]).behaviour_logp).abs().max()) > 0.1

@@ -15,6 +15,7 @@ import torch
 
 import unipo
 from tests.training.conftest import ASKED, every_method, metrics, own_task, quick, weights
+from unipo.training.checkpoint import save_checkpoint
 
 # Every method of the catalogue, with whatever makes its state richer: buffered prompts, an averaged reference, adapters.
 RICHER: dict[str, dict[str, Any]] = {
@@ -118,6 +119,20 @@ def test_a_saved_model_loads_with_plain_transformers(tmp_path: Path) -> None:
         [{"role": "user", "content": "1+2="}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     assert torch.isfinite(model(**ids).logits).all()
+
+
+def test_an_interrupt_while_the_last_step_is_saved_leaves_out_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **settings: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save_checkpoint(*args, **settings)
+
+    monkeypatch.setattr("unipo.training.run.save_checkpoint", interrupted)
+    result = quick(tmp_path / "run", steps=1, **{"eval.before": False})
+    assert result.interrupted
+    assert result.after is None
+    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "checksums.json").exists()
 
 
 def test_changed_data_cannot_be_resumed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.training.conftest import metrics, quick
 from unipo.errors import CheckpointError, ConfigError
 from unipo.hold import hold, is_held
 from unipo.training.checkpoint import list_checkpoints, newest_good, save_checkpoint, verify_checkpoint
-from unipo.training.rundir import new_run_path
+from unipo.training.rundir import RunDir, new_run_path
 
 
 def corrupt(file: Path) -> None:
@@ -194,3 +194,47 @@ def test_a_reader_in_the_way_for_an_instant_turns_no_run_away(tmp_path: Path) ->
 def test_nothing_to_resume_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to resume"):
         quick(tmp_path / "none", resume=True)
+
+
+@pytest.mark.parametrize("name", ["completions", "events"])
+def test_files_that_no_run_wrote_are_left_alone(name: str, tmp_path: Path) -> None:
+    rows = '{"prompt": "1+1=", "completion": "2"}\n'
+    (tmp_path / f"{name}.jsonl").write_text(rows)
+    with pytest.raises(ConfigError, match=rf"holds {name}\.jsonl, which no run wrote; choose another with --run"):
+        quick(tmp_path, steps=1)
+    assert (tmp_path / f"{name}.jsonl").read_text() == rows
+    assert not is_held(tmp_path)
+
+
+def test_a_run_that_ends_while_another_waits_for_its_directory_keeps_its_logs(tmp_path: Path) -> None:
+    first = RunDir(tmp_path, resume=False)
+    said: list[str] = []
+
+    def begin() -> None:
+        try:
+            RunDir(tmp_path, resume=False).close()
+        except ConfigError as error:
+            said.append(str(error))
+
+    second = threading.Thread(target=begin)
+    second.start()
+    first.metrics(1, {"loss": 1.0})
+    first.close()
+    second.join()
+    assert "already holds a run" in said[0]
+    assert len(metrics(tmp_path)) == 1
+
+
+def test_settings_that_files_cannot_hold_as_they_are_may_be_said_again(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"set": {"source.branching": (2, 2)}, "sampling.max_tokens": 8}
+    quick(tmp_path / "run", "spo-tree", steps=1, **asked)
+    assert quick(tmp_path / "run", steps=2, resume=True, **asked).steps == 2
+
+
+def test_a_resume_with_other_weights_of_rewards_is_refused(tmp_path: Path) -> None:
+    quick(tmp_path / "run", steps=1, reward={"numbers": 0.9, "format:answer": 0.1})
+    with pytest.raises(
+        ConfigError, match=r"'0.9\*numbers \+ 0.1\*format:answer', now it is '0.1\*numbers \+ 0.9\*format:answer'"
+    ):
+        quick(tmp_path / "run", steps=2, resume=True, reward={"numbers": 0.1, "format:answer": 0.9})
+    assert quick(tmp_path / "run", steps=2, resume=True, reward={"numbers": 0.9, "format:answer": 0.1}).steps == 2

@@ -12,6 +12,11 @@ from unipo.rewards.policy import checked
 from unipo.tasks.task import Reward, Sample, Scores
 
 
+def made_of(reward: Reward) -> str:
+    """What tells rewards apart that may have one name: that of a sum says nothing of its terms."""
+    return str(getattr(reward, "made_of", reward.name))
+
+
 def _named_parts(reward: Reward, scores: Scores) -> dict[str, list[float | None]]:
     """The reward's total under its name, and its own components as "name/component"."""
     inner = {f"{reward.name}/{key}": part for key, part in scores.parts.items() if key != reward.name}
@@ -72,6 +77,11 @@ class WeightedSum:
         if self.missing not in ("drop", "ignore"):
             raise unknown("rule for missing values of a reward sum", str(self.missing), ("drop", "ignore"))
 
+    @property
+    def made_of(self) -> str:
+        """All its terms and weights."""
+        return " + ".join(f"{w:g}*{made_of(term)}" for w, term in zip(self.weights, self.terms, strict=True))
+
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         scored = [checked(term, samples) for term in self.terms]
         total: list[float | None] = []
@@ -109,6 +119,12 @@ class Gate:
             raise ConfigError(f"the reward and its gate are both called {self.reward.name!r}; give one another name")
         if not math.isfinite(self.otherwise):
             raise ConfigError(f"the value behind a closed gate must be finite, got {self.otherwise!r}")
+
+    @property
+    def made_of(self) -> str:
+        """The reward, its gate, and what a closed one is worth."""
+        opens = f"{made_of(self.gate)} >= {self.open_from:g}"
+        return f"({made_of(self.reward)} where {opens}, else {self.otherwise:g})"
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         task, gate = checked(self.reward, samples), checked(self.gate, samples)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unipo.chance import mix, uniform
+from unipo.chance import mix, uniform, wrapped
 from unipo.rollout.engine import Sampling
 
 __all__ = ["choose", "mix", "sample_seed", "truncate", "uniform"]
@@ -22,8 +22,7 @@ _BLOCK = 64
 
 def sample_seed(seed: int, sample: int) -> int:
     """The seed of response number `sample` of a request."""
-    number = seed * 1_000_003 + sample + 1
-    return int(mix(torch.tensor((number + 2**63) % 2**64 - 2**63)))  # wrapped: large seeds of a run go beyond 64 bits
+    return int(mix(torch.tensor(wrapped(seed * 1_000_003 + sample + 1))))
 
 
 def truncate(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
+from unipo.chance import wrapped
 from unipo.parts.part import Continuations
 from unipo.policy.model import Policy
 from unipo.rollout.engine import Engine, Request, Rollout, Sampling
@@ -22,7 +23,8 @@ from unipo.training.source import prompt_seed, score_groups
 
 def branch_seed(seed: int, sample_id: int, place: int) -> int:
     """Seed of responses that leave sample `sample_id` before its token number `place`; never that of the sample."""
-    return int(mix(torch.tensor(sample_id * 65_537 + place + 1)) ^ mix(torch.tensor(prompt_seed(seed, 0)))) % 2**40
+    own, run = (mix(torch.tensor(wrapped(n))) for n in (sample_id * 65_537 + place + 1, prompt_seed(seed, 0)))
+    return int(own ^ run) % 2**40
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.errors import ConfigError, DataError, TrainingError
+from unipo.errors import CheckpointError, ConfigError, DataError, TrainingError
 from unipo.judge import judge, observe, remember
 from unipo.parts.source import Source
 from unipo.policy.tape import Tape
+from unipo.rewards.combine import made_of
 from unipo.rollout.local import LocalEngine
 from unipo.training.ahead import Queue
 from unipo.training.collect import Collector
@@ -71,11 +72,7 @@ class Trainer:
         self.collector = Collector(self.method, self.source, self.stream, self.config.prompts, rewriter)
         self.old_logp = _old_logp_plan(self.config, self.method.source, setup, self.method.needs)
         self.queue = Queue(self.method.source, self.config.prompts)
-        self.replays = Replays(
-            *(self.method, self.policy, self.optimiser, self.ranks, self.scorer),
-            exact=setup.engine.exact and not self.method.source.ahead,
-            recompute=self.old_logp == "recompute",
-        )
+        self.replays = Replays(self.method, self.policy, self.optimiser, self.ranks, self.scorer)
 
     # -- one step --------------------------------------------------------------------------------
     def step(self, progress: Callable[[int], None] | None = None) -> tuple[dict[str, float], Batch | None]:
@@ -98,7 +95,7 @@ class Trainer:
         if plan == "behaviour" and "old_logp" in self.method.needs and batch.has("behaviour_logp"):
             batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
         batch = judge(self.method, batch, self.scorer)
-        batch, extra, told = self.replays(batch)
+        batch, extra, told = self.replays(batch, self._sampler_is_old(batch, plan), plan == "recompute")
         report = self._update(batch, tape, plan if extra is None else "stored")
         if extra is not None:
             report.count(extra)
@@ -116,14 +113,26 @@ class Trainer:
 
     def _plan_for(self, batch: Batch) -> str:
         """`old_logp` of this batch: the sampler's numbers are not the old policy's where older weights wrote tokens."""
-        if self.config.old_logp != "auto" or self.old_logp != "behaviour" or not batch.has("version"):
+        if self.config.old_logp != "auto" or self.old_logp != "behaviour":
             return self.old_logp
+        return "recompute" if self._written_before(batch) else "behaviour"
+
+    def _sampler_is_old(self, batch: Batch, plan: str) -> bool:
+        """May the sampler's log-probs of this batch be stored as the old policy's?"""
+        if not self.setup.engine.exact or self.method.source.ahead:
+            return False
+        return plan == "behaviour" or (plan == "live" and not self._written_before(batch))
+
+    def _written_before(self, batch: Batch) -> bool:
+        """Whether older weights wrote a token of this batch that may be trained on."""
+        if not batch.has("version"):
+            return False
         older = batch.version != self.policy.updates
         if batch.has("fresh"):
             older &= batch.fresh
         if batch.has("demonstration"):
             older &= ~batch.layout.to_tokens(batch.demonstration)
-        return "recompute" if bool(older.any()) else self.old_logp
+        return bool(older.any())
 
     def _update(self, batch: Batch, tape: Tape | None, old_logp: str) -> UpdateReport:
         learner = (self.policy, self.optimiser, self.ranks, self.scorer)
@@ -153,7 +162,7 @@ class Trainer:
     # -- collecting ------------------------------------------------------------------------------
     def collect(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """The batch of this step: fresh, or the oldest of those that an asynchronous source has sampled ahead."""
-        return self.queue(lambda: self._fresh(progress), max(0, self.step_number - 1))
+        return self.queue(lambda: self._fresh(progress), max(0, self.step_number - 1), self.policy.updates)
 
     def _fresh(self, progress: Callable[[int], None] | None = None) -> Collected | None:
         """Prompts for one update: filtered by prompt-level selections and refilled where one asks for it.
@@ -191,10 +200,11 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything but the weights that a resumed run needs to continue bit by bit."""
         return {
+            "format": _FORMAT,
             "step": self.step_number,
             "stream": self.stream.state(),
             "prompts": self.stream.digest,
-            "reward": None if self.setup.reward is None else self.setup.reward.name,
+            "reward": None if self.setup.reward is None else made_of(self.setup.reward),
             "optimiser": self.optimiser.state(),
             "states": self.states,
             "surplus": self.collector.surplus,
@@ -210,12 +220,16 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the weights are loaded separately."""
+        if state.get("format") != _FORMAT:
+            raise CheckpointError(
+                "the run was begun by a version of unipo whose checkpoints this one cannot go on from"
+            )
         if state["prompts"] != self.stream.digest:
             raise DataError(
                 "the training prompts, their answers or their responses are not those the run was started on (now there "
                 f"are {len(self.stream.prompts)} prompts): the data changed, so it cannot be resumed"
             )
-        reward = None if self.setup.reward is None else self.setup.reward.name
+        reward = None if self.setup.reward is None else made_of(self.setup.reward)
         if state["reward"] != reward:
             raise ConfigError(
                 f"the run was started with the reward {state['reward']!r}, now it is {reward!r}: pass the same one, "
@@ -235,6 +249,7 @@ class Trainer:
             self.policy.reference.load_state_dict(state["reference"])
 
 
+_FORMAT = 2  # of `Trainer.state`; another number for every change that an older state does not fit
 _BEFORE_THE_PASS = ("shaping", "advantage", "credit", "selection")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unipo.chance import wrapped
 from unipo.errors import ConfigError, DataError
 from unipo.parts.curriculum import Curriculum
 from unipo.tasks.pictures import Pictures, marked
@@ -69,7 +71,7 @@ class PromptStream:
         """The next n prompts. memory: what the curriculum remembers."""
         if len(self.pools) == 1:
             return [self._next(pool) for pool in self.pools for _ in range(n)]
-        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + 7919 * self.drawn + 1)
+        draw = torch.Generator().manual_seed(wrapped(self.seed * 1_000_003 + 7919 * self.drawn + 1))
         sizes = {pool: len(places) for pool, places in self.pools.items()}
         counts = self.curriculum.counts(memory or {}, sizes, n, draw)
         if len(counts) != len(sizes) or sum(counts) != n or min(counts) < 0:
@@ -86,10 +88,13 @@ class PromptStream:
 
     @cached_property
     def digest(self) -> str:
-        """What the prompts, their answers and responses are, in short. A run goes on only where they are the same."""
+        """All that is learnt from, in short: a run goes on only where it is the same."""
         found = hashlib.sha256()
         for p in self.prompts:
-            found.update(repr((p.ids, p.example.answer, p.responses)).encode())
+            preferences = [r.preference for r in p.example.responses]
+            # What is no plain value, as an opened image, counts as its type: objects look different in every process.
+            rest = json.dumps([p.example.images, dict(p.example.row)], default=lambda value: type(value).__name__)
+            found.update(repr((p.ids, p.example.answer, p.responses, preferences, p.steps, rest)).encode())
         return found.hexdigest()[:16]
 
     @property
@@ -104,7 +109,7 @@ class PromptStream:
         if held is None or held[0] != epoch:
             # Pools of one curriculum are shuffled apart; the only pool of none is called "" and adds nothing.
             own = zlib.crc32(pool.encode()) if pool else 0
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch + (own << 20))
+            generator = torch.Generator().manual_seed(wrapped(self.seed * 1_000_003 + epoch + (own << 20)))
             held = (epoch, torch.randperm(len(places), generator=generator).tolist())
             self._orders[pool] = held
         prompt = self.prompts[places[held[1][at]]]

@@ -17,33 +17,31 @@ from unipo.training.update import UpdateReport, run_updates
 
 @dataclass
 class Replays:
-    """Keeps the batch before for a method's guard, and makes the extra updates. `stored` is its whole state.
-
-    exact: the engine's log-probs are the trainer's; recompute: the old policy's are computed at every batch anyway.
-    """
+    """Keeps the batch before for a method's guard, and makes the extra updates. `stored` is its whole state."""
 
     method: Method
     policy: Policy
     optimiser: Optimiser
     ranks: Ranks
     scorer: Scorer
-    exact: bool
-    recompute: bool
     stored: Batch | None = None
 
-    def __call__(self, batch: Batch) -> tuple[Batch, UpdateReport | None, dict[str, float]]:
+    def __call__(
+        self, batch: Batch, exact: bool, recompute: bool
+    ) -> tuple[Batch, UpdateReport | None, dict[str, float]]:
         """(the batch to go on with, report of the extra update if there was one, what the guard tells).
 
-        Without an extra update the batch goes on untouched.  After one, the current policy is no longer the one
-        that sampled, so the batch takes the old log-probs along.
+        exact: the sampler's log-probs of this batch are the old policy's.  recompute: those are computed anyway.
+        Without an extra update the batch goes on untouched.  After one, the current policy is no longer the one that
+        sampled, so the batch takes the old log-probs along.
         """
         guard = self.method.guard
         if guard is None:
             return batch, None, {}
         asked = guard(batch, self.stored)
         told = {"guard/updates": 0.0}
-        before, self.stored = self.stored, self._kept(batch)
-        if "old_logp" in self.stored.columns and (asked is not None or self.recompute):
+        before, self.stored = self.stored, self._kept(batch, exact)
+        if "old_logp" in self.stored.columns and (asked is not None or recompute):
             batch = batch.with_columns(None, old_logp=self.stored.old_logp)
         if asked is None or before is None:
             return batch, None, told
@@ -57,7 +55,7 @@ class Replays:
         self.optimiser.taken = taken
         return batch, report, told | {"guard/updates": float(report.steps), **_observed(report)}
 
-    def _kept(self, batch: Batch) -> Batch:
+    def _kept(self, batch: Batch, exact: bool) -> Batch:
         """What the guard and an extra update read of this batch, the old policy's log-probs among it."""
         guard, replay = self.method.guard, self.method.replay
         assert guard is not None
@@ -71,8 +69,7 @@ class Replays:
             *replay.average.needs,
         }
         if "old_logp" in {*replay.objective.needs, *self.method.needs} and not batch.has("old_logp"):
-            exact = self.exact and batch.has("behaviour_logp")
-            logp = batch.behaviour_logp if exact else self.scorer.logp(batch)
+            logp = batch.behaviour_logp if exact and batch.has("behaviour_logp") else self.scorer.logp(batch)
             batch = batch.with_columns(None, old_logp=logp)
         kept = batch.without(*(set(batch.columns) - needs - {"old_logp"}))
         return replace(kept, states={})

@@ -32,7 +32,8 @@ def refuse_changes(config: TrainConfig) -> None:
     from unipo.training.setup import resolved  # loads model code, which `unipo train --help` need not wait for
 
     before: TrainConfig = from_dict(TrainConfig, begun(config.run))
-    _, config = resolved(config)  # as the run wrote it down
+    _, config = resolved(config)
+    config = from_dict(TrainConfig, to_dict(config))  # as the run wrote it down, where tuples are lists
     changes: dict[str, Any] = {}
     for name in (f.name for f in fields(config) if f.name not in OPEN):
         collect_changes(getattr(config, name), getattr(before, name), name, changes)

@@ -143,9 +143,9 @@ class _Run:
             if every and number % every == 0:
                 self.save()
                 saved = number
-        self._asked_to(stop)  # during the last step, too
         if saved != trainer.step_number:
             self.save()
+        self._asked_to(stop)  # during the last step or the saving, too
         if stop.agreed:
             self.display.note(
                 f"stopped after step {trainer.step_number}; go on with: unipo train --resume --run {self.folder.path}"

@@ -24,6 +24,8 @@ from unipo.errors import ConfigError, TrainingError
 from unipo.hold import hold
 from unipo.track.trackers import Told, Trackers
 
+LOGS = ("metrics", "completions", "tokens", "events", "evaluations")
+
 
 def new_run_path(method: str, root: Path = Path("runs")) -> Path:
     """Make runs/METHOD-DATE-TIME, with a number added if it is taken: two runs that start together get two."""
@@ -60,15 +62,25 @@ class RunDir:
         self._hold: TextIO | None = None
         if not active:
             return
-        if not resume and (path / "metrics.jsonl").exists():
-            raise ConfigError(f"{path} already holds a run; pass --resume to go on with it, or another --run")
         try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             self._hold = hold(path)
             if not resume:
-                self.cut_after(-1)  # what a run that ended before its first step left behind
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+                self._begin()
+            (path / "checkpoints").mkdir(exist_ok=True)
+        except (OSError, ConfigError) as error:
+            if self._hold is not None:
+                self._hold.close()
+            raise (_cannot_write(path, error) if isinstance(error, OSError) else error) from error
+
+    def _begin(self) -> None:
+        """Make sure that nothing is lost by a new run here, and drop what one without a step left behind."""
+        if (self.path / "metrics.jsonl").exists():
+            raise ConfigError(f"{self.path} already holds a run; pass --resume to go on with it, or another --run")
+        if (self.path / "method.json").exists():
+            self.cut_after(-1)
+        elif taken := [f"{name}.jsonl" for name in LOGS if (self.path / f"{name}.jsonl").exists()]:
+            raise ConfigError(f"{self.path} holds {', '.join(taken)}, which no run wrote; choose another with --run")
 
     def write_config(self, config: Mapping[str, Any], method: Mapping[str, Any]) -> None:
         """method: see `unipo.training.record.method_record`."""
@@ -128,7 +140,7 @@ class RunDir:
         for file in self._files.values():  # or what is written next would go into the file that is replaced
             file.close()
         self._files.clear()
-        for name in ("metrics", "completions", "tokens", "events", "evaluations"):
+        for name in LOGS:
             path = self.path / f"{name}.jsonl"
             if path.exists():
                 # Not splitlines: a response may hold other characters that it takes for the end of a line.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unipo.chance import wrapped
 from unipo.errors import ConfigError, DataError
 from unipo.method import Method
 from unipo.parts.continuous import SoftDemonstrations
@@ -59,7 +60,7 @@ def resolve_method(name: str, changes: Mapping[str, Any] | None = None, plugins:
 def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> Setup:
     """Load and check everything. reward, task: objects given from Python instead of names in the configuration."""
     # Adapters start at random, and an in-process reward may use the global generators.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(wrapped(config.seed))
     random.seed(config.seed)
     trained = trained_on(config.policy.model, config.data.task, config.data.data)
     method, config = resolved(config)

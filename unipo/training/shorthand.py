@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
 from unipo.errors import ConfigError
-from unipo.training.config import merged, nested
+from unipo.training.config import TrainConfig, fitted, merged, nested
+
+_SECTIONS = {name: kind for name, kind in get_type_hints(TrainConfig).items() if is_dataclass(kind)}
 
 # Short name -> key of `TrainConfig`.
 SHORT: dict[str, str] = {
@@ -24,12 +27,13 @@ SHORT: dict[str, str] = {
 def expand(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Short and dotted names as nested sections. Raises ConfigError where one setting is given twice and differs.
 
-    A mapping under a short name is the section of that name: `data: {task: ...}`.
+    A mapping or object under a short name is the section of that name: `data: {task: ...}`.
     """
     long: dict[str, Any] = {}
     short: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, given in values.items():
         name = str(key).replace("-", "_")
+        value = _as_mapping(name, given) if is_dataclass(given) else given
         if name in SHORT and not isinstance(value, Mapping):
             short[SHORT[name]] = value
         else:
@@ -40,6 +44,15 @@ def expand(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         if other is not None and other != value:
             raise ConfigError(f"{where or 'options'}: {path} is given twice, as {value!r} and as {other!r}")
     return merged(out, nested(short))
+
+
+def _as_mapping(name: str, section: Any) -> dict[str, Any]:
+    """A section given as an object, as a mapping of what differs from its defaults, which other settings can join."""
+    if name in _SECTIONS:
+        fitted(_SECTIONS[name], section, name)  # complains of an object of another section
+    plain = type(section)()
+    changed = {f.name: v for f in fields(section) if (v := getattr(section, f.name)) != getattr(plain, f.name)}
+    return {n: _as_mapping(f"{name}.{n}", v) if is_dataclass(v) else v for n, v in changed.items()}
 
 
 def look(values: Any, path: str) -> Any:
