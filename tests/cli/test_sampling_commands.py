@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import unipo as library
-from tests.training.conftest import own_task, quick
+from tests.training.conftest import own_task, quick, weights
+from unipo.policy.model import load_policy
+from unipo.policy.spec import PolicySpec
 from unipo.tasks.registry import _TASKS
 
 from .conftest import Said
@@ -181,6 +184,17 @@ def test_eval_and_generate_read_a_run_with_adapters(unipo: Call, tmp_path: Path)
     said = unipo("eval", "run", "--task", "scratchpad", "--limit", 2, "--max-tokens", 8)
     assert said.status == 0, said.err
     assert unipo("generate", "run", "--prompt", "47+85=", "--max-tokens", 8).status == 0
+
+
+def test_all_weights_of_a_model_with_adapters_in_it_can_be_trained(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    quick(tmp_path / "run", steps=1, **{"policy.lora.rank": 2, "sampling.max_tokens": 8, "eval.prompts": 2})
+    adapters = str(tmp_path / "run" / "checkpoints" / "step-000001" / "model")
+    settings = {"policy.model": adapters, "data.task": "scratchpad", "eval.prompts": 2}
+    quick(tmp_path / "whole", "sft", steps=1, **settings)
+    name = "model.layers.0.mlp.up_proj.weight"
+    before = load_policy(PolicySpec(model=adapters)).model.get_parameter(name)
+    assert not torch.equal(weights(tmp_path / "whole", 1)[name], before)
 
 
 def test_eval_of_a_run_stops_where_the_run_does_and_loads_its_plugins(unipo: Call, tmp_path: Path) -> None:
