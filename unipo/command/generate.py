@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from unipo.command.flags import JSON, parse
-from unipo.command.models import encode, load, sampler
+from unipo.command.models import encode, load, refuse_continuous, sampler
 from unipo.command.output import json_line, line, note
 from unipo.errors import ConfigError
 from unipo.policy.model import Policy
@@ -21,6 +21,7 @@ from unipo.tasks.fields import Fields
 from unipo.tasks.task import Example
 from unipo.training.config import DataConfig
 from unipo.training.prompts import Prompt
+from unipo.training.saved import find_saved
 from unipo.training.setup import load_task
 
 ABOUT = """Sample responses from a model. Prompts are texts on the command line, rows of data, or lines of standard input.
@@ -72,6 +73,7 @@ def run(argv: Sequence[str]) -> int:
     sampling = Sampling(options.temperature, options.top_k, options.top_p, max(1, options.max_tokens), options.stop)
     data = DataConfig(chat=options.chat, fields=Fields(prompt=options.data_prompt))
     examples = read_prompts(options)
+    refuse_continuous(find_saved(options.model))
     policy = load(options.model, options.compute)
     prompts, longest, left_out = encode(policy, examples, data, options.max_tokens)
     if left_out:
