@@ -66,12 +66,24 @@ def test_generate_repeats_with_its_seed_and_reads_standard_input(unipo: Call, mo
 def test_generate_reads_data_and_stops_at_a_text(unipo: Call, tmp_path: Path) -> None:
     (tmp_path / "ask.jsonl").write_text('{"q": "47+85=", "answer": "132"}\n{"q": "12+13=", "answer": "25"}\n')
     said = unipo(
-        *("generate", "starter", "--data", "ask.jsonl", "--data-prompt", "q", "--limit", 1),
+        *("generate", "starter", "--data", "ask.jsonl", "--data.fields.prompt", "q", "--limit", 1),
         *("--stop", "=", "--temperature", 0, "--json"),
     )
     (record,) = [json.loads(text) for text in said.out.splitlines()]
     assert record["text"].endswith("=")
     assert record["truncated"] is False
+
+
+def test_generate_takes_the_settings_of_data_that_its_errors_name(unipo: Call, tmp_path: Path) -> None:
+    (tmp_path / "two.jsonl").write_text('{"prompt": "1+1=", "question": "2+2="}\n{"question": "3+3="}\n')
+    asked = ("generate", "starter", "--data", "two.jsonl", "--max-tokens", 2, "--json")
+    said = unipo(*asked)
+    assert said.status == 2
+    assert "pass --data.fields.prompt NAME" in said.err
+    said = unipo(*asked, "--data.fields.prompt", "prompt", "--data.bad-rows", "skip")
+    assert (said.status, said.json["prompt"]) == (0, "1+1=")
+    assert "left out: 1 x " in said.err
+    assert "is one file and has no splits" in unipo(*asked, "--data.split", "test").err
 
 
 def test_generate_for_people(unipo: Call) -> None:
