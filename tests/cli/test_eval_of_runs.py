@@ -115,6 +115,8 @@ def test_what_came_from_python_is_not_replaced_in_silence(unipo: Call, tmp_path:
     assert said.status == 2
     assert "the run's task came from Python (unipo.train) and cannot be made again here: give --task" in said.err
     assert unipo("eval", "by-task", "--task", "scratchpad", "--limit", 1, "--json").json["task"].startswith("scratch")
+    (tmp_path / "by-task" / "method.json").unlink()  # as of a run from before it was noted down
+    assert "the run's task came from Python" in unipo("eval", "by-task").err
     library.train(task="scratchpad", reward=score, run="by-reward", **short)
     said = unipo("eval", "by-reward", "--limit", 1)
     assert said.status == 2

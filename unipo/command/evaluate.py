@@ -145,7 +145,7 @@ def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
         load_plugin(path)
     for model in (saved, find_saved(o.against)):
         refuse_continuous(model, o.plugin)
-    refuse_unknown(o, saved)
+    refuse_unknown(o, saved, trained)
     data = data_config(o, trained)
     task = load_task(data, sampler())
     if trained is not None and not named(o):

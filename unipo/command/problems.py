@@ -50,9 +50,11 @@ def named(o: Any) -> bool:
     return bool(o.short_task or o.short_data or o.data.task or o.data.data)
 
 
-def refuse_unknown(o: Any, saved: Saved | None) -> None:
+def refuse_unknown(o: Any, saved: Saved | None, trained: TrainConfig | None) -> None:
     """Raise ConfigError where the run's own task or reward is asked for, and was an object that only Python knew."""
     made = made_in_python(saved)
+    if trained is not None and not (trained.data.task or trained.data.data) and "task" not in made:
+        made = ["task", *made]  # a run from before it was noted down: one by name writes down which
     if named(o) or not made or (made == ["reward"] and (o.short_reward or o.data.reward)):
         return
     options = [*(["--task or --data"] if "task" in made else []), *(["--reward"] if "reward" in made else [])]
