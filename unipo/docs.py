@@ -89,7 +89,7 @@ def method_page(
     own = [result for result in results if result["method"] == method.name]
     for result in own:
         blocks += evidence(result, result["slug"] in outdated)
-    losses = [*method.limits, *(text for result in own for text in measured_losses(result))]
+    losses = [*method.limits, *(text for result in own for text in measured_losses(result, result["slug"] in outdated))]
     if losses:
         blocks += ["## Where it loses", "\n".join(f"- {text}" for text in losses)]
     blocks.append(f"Try it: `unipo train --method {method.name}`. All methods: [index](README.md).")
@@ -127,14 +127,15 @@ def evidence(result: Mapping[str, Any], outdated: bool = False) -> list[str]:
     ]
 
 
-def measured_losses(result: Mapping[str, Any]) -> list[str]:
+def measured_losses(result: Mapping[str, Any], outdated: bool) -> list[str]:
     """The metrics of a reproduction by which an arm beats the system: the interval of the difference excludes 0."""
     told = []
+    source = f"`{result['slug']}`" + (f", {OLDER}" if outdated else "")
     for row in result["metrics"]:
         metric = Metric(row["name"], row["what"], row["higher"], row["kind"])
         for arm, gap in row["differences"].items():
             if verdict(gap["low"], gap["high"], metric.higher) == REVERSED:
-                told.append(f"Measured (`{result['slug']}`): {metric.what}, against {arm}: {metric.interval(gap)}.")
+                told.append(f"Measured ({source}): {metric.what}, against {arm}: {metric.interval(gap)}.")
     return told
 
 

@@ -34,9 +34,13 @@ def hold(folder: Path) -> TextIO:
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold a directory, made if need be, for the length of a block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder):
+    """Hold a directory, made if need be, for the length of a block. Raises ConfigError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = hold(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot write into {folder}: {error.strerror}; give another directory") from error
+    with held:
         yield
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unipo.errors import CheckpointError, ConfigError
+from unipo.policy.loading import adapter_base, refuse_stacked
 from unipo.training.card import write_card
 from unipo.training.checkpoint import CARD
 from unipo.training.config import TrainConfig, from_dict, read_mapping
@@ -54,6 +55,8 @@ def pack(name: str) -> Parcel:
         )
     if not any(file.endswith((".safetensors", ".bin")) for file in files):
         raise CheckpointError(f"{saved.model} holds no weights (*.safetensors)")
+    if base := adapter_base(str(saved.model)):
+        refuse_stacked(base, str(saved.model))
     stale = ""
     if saved.run is not None and saved.step is not None:
         try:

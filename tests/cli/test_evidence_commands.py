@@ -56,6 +56,19 @@ def test_a_learning_rate_of_nothing_is_one() -> None:
     assert asked("grpo", "--lr", 0).plan.train == {"optim": {"learning_rate": 0.0}}  # type: ignore[attr-defined]
 
 
+def test_a_lone_text_of_the_file_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text("")
+    file.write_text(f"arms: grpo\nall: true\nwithout: ada-grpo\ntrain: {{plugin: {tmp_path}/a.py}}\n")
+    plan = asked("--config", file, "--plugin", tmp_path / "b.py").plan  # type: ignore[attr-defined]
+    assert plan.train["plugin"] == [f"{tmp_path}/a.py", f"{tmp_path}/b.py"]
+    assert {a.name for a in plan.arms} == set(sampling()) - {"ada-grpo"}
+    file.write_text("all: true\nwithout: {grpo: 1}\n")
+    with pytest.raises(ConfigError, match="without must be a list"):
+        asked("--config", file)
+
+
 def sampling() -> list[str]:
     """Asked for late: other tests of this process register methods."""
     return [m.name for m in catalogue().values() if m.online and "step_ids" not in m.source.adds]
@@ -106,6 +119,9 @@ def test_a_method_may_be_left_out_of_all() -> None:
         (("grpo", "--responses", "0"), "--responses must be a whole number of at least 1, got 0"),
         (("grpo", "--points", "-1"), "--points must be a whole number of at least 0, got -1"),
         (("grpo", "--sedes", "1"), "did you mean --seeds"),
+        (("grpo", "--budget", "inf", "tokens"), "a budget is a positive number of tokens, steps or seconds; got inf"),
+        (("grpo", "--budget", "inf", "seconds"), "a budget is a positive number of tokens, steps or seconds; got inf"),
+        (("grpo", *TINY, "--no-figure", "--out", "/dev/null/x"), "cannot write into /dev/null/x: Not a directory"),
     ],
 )
 def test_what_cannot_work_is_status_2(unipo: Call, arguments: tuple[str, ...], complaint: str) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
+import torch
 
 import unipo as library
-from tests.training.conftest import own_task, quick
+from tests.training.conftest import quick, weights
+from unipo.policy.model import load_policy
+from unipo.policy.spec import PolicySpec
 from unipo.tasks.registry import _TASKS
 
 from .conftest import Said
@@ -64,12 +66,24 @@ def test_generate_repeats_with_its_seed_and_reads_standard_input(unipo: Call, mo
 def test_generate_reads_data_and_stops_at_a_text(unipo: Call, tmp_path: Path) -> None:
     (tmp_path / "ask.jsonl").write_text('{"q": "47+85=", "answer": "132"}\n{"q": "12+13=", "answer": "25"}\n')
     said = unipo(
-        *("generate", "starter", "--data", "ask.jsonl", "--data-prompt", "q", "--limit", 1),
+        *("generate", "starter", "--data", "ask.jsonl", "--data.fields.prompt", "q", "--limit", 1),
         *("--stop", "=", "--temperature", 0, "--json"),
     )
     (record,) = [json.loads(text) for text in said.out.splitlines()]
     assert record["text"].endswith("=")
     assert record["truncated"] is False
+
+
+def test_generate_takes_the_settings_of_data_that_its_errors_name(unipo: Call, tmp_path: Path) -> None:
+    (tmp_path / "two.jsonl").write_text('{"prompt": "1+1=", "question": "2+2="}\n{"question": "3+3="}\n')
+    asked = ("generate", "starter", "--data", "two.jsonl", "--max-tokens", 2, "--json")
+    said = unipo(*asked)
+    assert said.status == 2
+    assert "pass --data.fields.prompt NAME" in said.err
+    said = unipo(*asked, "--data.fields.prompt", "prompt", "--data.bad-rows", "skip")
+    assert (said.status, said.json["prompt"]) == (0, "1+1=")
+    assert "left out: 1 x " in said.err
+    assert "is one file and has no splits" in unipo(*asked, "--data.split", "test").err
 
 
 def test_generate_for_people(unipo: Call) -> None:
@@ -161,20 +175,6 @@ def test_eval_of_a_run_is_on_its_own_task_and_is_kept_there(unipo: Call, trained
     file.unlink()
 
 
-def test_eval_of_a_run_that_held_nothing_out_asks_for_problems(unipo: Call, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"question": "21+11=", "answer": "32"}\n')
-    run = tmp_path / "nothing-held-out"
-    shutil.copytree(trained, run)
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"] |= {"task": "", "data": "rows.jsonl", "reward": "numbers"}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    said = unipo("eval", run)
-    assert said.status == 2
-    assert "the run held nothing out" in said.err
-    found = unipo("eval", run, "--data", "rows.jsonl", "--reward", "numbers", "--json").json
-    assert (found["problems"], found["data"]) == (1, {"data": "rows.jsonl", "reward": "numbers"})
-
-
 def test_eval_and_generate_read_a_run_with_adapters(unipo: Call, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     quick(tmp_path / "run", steps=1, **{"policy.lora.rank": 2, "sampling.max_tokens": 8, "eval.prompts": 2})
@@ -183,32 +183,15 @@ def test_eval_and_generate_read_a_run_with_adapters(unipo: Call, tmp_path: Path)
     assert unipo("generate", "run", "--prompt", "47+85=", "--max-tokens", 8).status == 0
 
 
-def test_eval_of_a_run_stops_where_the_run_does_and_loads_its_plugins(unipo: Call, tmp_path: Path) -> None:
-    (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "own_task.py").write_text(PLUGIN_TASK)
-    settings = {"data.task": "sums-of-a-plugin", "plugin": ["plugins/own_task.py"], "sampling.stop": "1"}
-    quick(tmp_path / "run", steps=1, **settings)
-    forget_plugin()  # as in another process
-    record = unipo("eval", "run", "--out", "found.json", "--json").json
-    assert (record["task"], record["stop"]) == ("sums-of-a-plugin", ["1"])
-    for problem in json.loads((tmp_path / "found.json").read_text())["each"]:
-        assert all("1" not in response["text"][:-1] for response in problem["responses"])
-    assert unipo("eval", "run", "--stop", "2", "--stop", "3", "--json").json["stop"] == ["2", "3"]
-    assert len(list((tmp_path / "run" / "evaluations").glob("*.json"))) == 2
-    forget_plugin()
-    (tmp_path / "plugins" / "own_task.py").rename(tmp_path / "own_task.py")
-    assert "is not a file" in unipo("eval", "run").err
-    assert unipo("eval", "run", "--plugin", "own_task.py").status == 0
-    forget_plugin()
-
-
-def test_a_run_with_continuous_tokens_is_not_sampled_with_plain_ones(unipo: Call, tmp_path: Path) -> None:
-    quick(tmp_path / "run", "cot2-grpo", steps=1, **own_task("cot2-grpo"))
-    for command in (("eval", "run"), ("eval", "starter", "--against", "run", "--limit", 1), ("generate", "run")):
-        said = unipo(*command, *(("--prompt", "1") if command[0] == "generate" else ()))
-        assert said.status == 2
-        assert "was trained with cot2-grpo, whose responses are continuous tokens" in said.err
-        assert "run/evaluations.jsonl" in said.err
+def test_all_weights_of_a_model_with_adapters_in_it_can_be_trained(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    quick(tmp_path / "run", steps=1, **{"policy.lora.rank": 2, "sampling.max_tokens": 8, "eval.prompts": 2})
+    adapters = str(tmp_path / "run" / "checkpoints" / "step-000001" / "model")
+    settings = {"policy.model": adapters, "data.task": "scratchpad", "eval.prompts": 2}
+    quick(tmp_path / "whole", "sft", steps=1, **settings)
+    name = "model.layers.0.mlp.up_proj.weight"
+    before = load_policy(PolicySpec(model=adapters)).model.get_parameter(name)
+    assert not torch.equal(weights(tmp_path / "whole", 1)[name], before)
 
 
 def test_eval_against_another_model_pairs_the_same_problems(unipo: Call, trained: Path) -> None:
@@ -256,7 +239,9 @@ def test_eval_refuses_a_damaged_checkpoint_and_a_run_without_one(unipo: Call, tm
     ("arguments", "complaint"),
     [
         (("--k", "0"), "--k must be at least 1"),
-        (("--harness", "x", "--k", "2"), "leave out --against, --k"),
+        (("--harness", "x", "--k", "2"), "leave out --k"),
+        (("--harness", "x", "--stop", "a", "--reward", "maths"), "leave out --reward, --stop"),
+        (("--harness", "x", "--temperature", "0", "--data.heldout.size", "2"), "--temperature, --data.heldout.size"),
         (("--agianst", "x"), "did you mean --against"),
     ],
 )

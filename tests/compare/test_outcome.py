@@ -49,6 +49,15 @@ def test_logs_hold_what_python_takes_for_the_end_of_a_line(tmp_path: Path) -> No
     assert lines(tmp_path, "metrics") == []
 
 
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    whole = (a_run(tmp_path) / "metrics.jsonl").read_bytes()
+    for damaged in (whole.replace(b'{"step": 2', b'{"step', 1), whole.replace(b"seconds", b"sec\xffnds", 1)):
+        (tmp_path / "metrics.jsonl").write_bytes(damaged)
+        for read_log in (cost, curve):
+            with pytest.raises(TrainingError, match=r"metrics.jsonl, line [12] is damaged"):
+                read_log(tmp_path)
+
+
 def test_cost_is_summed_over_the_steps(tmp_path: Path) -> None:
     assert cost(a_run(tmp_path)) == {"steps": 3.0, "tokens": 300.0, "updates": 4.0, "passes": 4.0, "seconds": 1.0}
 

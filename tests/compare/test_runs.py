@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +16,16 @@ from typing import Any
 import pytest
 
 import unipo
-from unipo.compare.code import code_state
+from unipo.compare.code import code_state, states, worked_on
 from unipo.compare.crew import work
 from unipo.compare.outcome import read
 from unipo.compare.plan import Budget, Plan
 from unipo.compare.run import compare, run_all
 from unipo.compare.spelling import parse_arm, plain_train
-from unipo.compare.worker import Job
+from unipo.compare.worker import Job, perform
 from unipo.errors import ConfigError, TrainingError
 from unipo.hold import holding
+from unipo.training.config import to_dict
 
 TINY = {"sampling.max_tokens": 12, "eval.prompts": 4}
 
@@ -113,6 +115,24 @@ def test_finished_runs_are_not_repeated_and_more_may_join(tmp_path: Path) -> Non
     assert [o.arm for o in outcomes] == ["grpo", "reinforce"]
     assert said[0] == "1 of 2 runs are finished already"
     assert len(said) == 2
+
+
+def test_a_run_that_two_states_of_the_code_made_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny("grpo", points=0)
+    place = tmp_path / plan.runs[0].place
+    values = to_dict(plan.config(plan.runs[0], tmp_path)) | {"steps": 1}
+    job = Job("grpo", "scratchpad", 0, "steps", values, keep=True)
+    for code in ("a1", "b2", "c3"):  # as if b2 and c3 had found it stopped at its last checkpoint
+        monkeypatch.setattr("unipo.compare.code.code_state", lambda code=code: code)
+        (place / "outcome.json").unlink(missing_ok=True)
+        assert perform(job) == ""
+    outcome = read(place)
+    assert outcome is not None
+    assert (outcome.code, states([outcome])) == ("a1+b2+c3", ["a1", "b2", "c3"])
+    shutil.rmtree(place / "checkpoints")
+    assert worked_on(place, begun=False) == "c3"
+    (place / "code.txt").unlink()
+    assert worked_on(place, begun=True) == "+c3"  # begun before it was noted down
 
 
 def test_changed_settings_are_an_error(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ import torch
 from tests.policy.models import CONFIGS, VOCAB, gradients, make, plain_logp, ragged
 from unipo.batch import Batch
 from unipo.errors import ConfigError, DataError, MissingExtra
+from unipo.evaluate.harness import _loading
 from unipo.layout import Layout
 from unipo.policy.attention import dense_attention, flex_attention, packed_attention, packed_rows
 from unipo.policy.loading import adapter_base, add_lora
 from unipo.policy.model import Policy, load_policy
 from unipo.policy.packing import make_plan
 from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.push import pack
 from unipo.starter import starter_path
 
 ALL = torch.ones(24, dtype=torch.bool)
@@ -172,27 +174,51 @@ def test_adapters_train_alone_and_switch_off_for_the_reference() -> None:
     assert all(p.grad is not None for p in policy.parameters())
 
 
+def moved_adapters(below: str, above: Path) -> Policy:
+    """Adapters on a model, moved and saved."""
+    torch.manual_seed(0)
+    policy = Policy(add_lora(load_policy(PolicySpec(model=below)).model, LoraSpec(rank=4)), None, PolicySpec())
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    policy.save(above)
+    load_policy(PolicySpec(model=below)).tokenizer.save_pretrained(above)
+    return policy
+
+
 def test_saved_adapters_are_loaded_with_the_model_they_were_trained_on(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    batch, lora = ragged(), LoraSpec(rank=4)
-    torch.manual_seed(0)
-    folders = [str(starter_path()), str(tmp_path / "once"), str(tmp_path / "twice")]
-    for below, above in pairwise(folders):  # the second adapters are trained on a model that has the first in it
-        policy = load_policy(PolicySpec(model=below, lora=lora))
-        with torch.no_grad():
-            for p in policy.parameters():
-                p.add_(0.02 * torch.randn_like(p))
-        policy.save(Path(above))
-        again = load_policy(PolicySpec(model=above))
-        assert not again.adapted
-        assert len(again.tokenizer) == len(policy.tokenizer)
-        torch.testing.assert_close(again.logp(batch), policy.logp(batch), rtol=0, atol=1e-4)
-        assert float((again.logp(batch) - load_policy(PolicySpec(model=below)).logp(batch)).abs().max()) > 1e-2
-        policy.make_reference()
-        assert adapter_base(above) == below
-    shutil.move(folders[1], tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=f"{folders[2]} holds adapters of {folders[1]}, which is needed too"):
-        load_policy(PolicySpec(model=folders[2]))
+    batch, below, above = ragged(), str(tmp_path / "below"), str(tmp_path / "above")
+    shutil.copytree(starter_path(), below)
+    policy = moved_adapters(below, Path(above))
+    again = load_policy(PolicySpec(model=above))
+    assert not again.adapted
+    assert all(p.requires_grad for p in again.parameters())  # peft had frozen them
+    torch.testing.assert_close(again.logp(batch), policy.logp(batch), rtol=0, atol=1e-4)
+    assert float((again.logp(batch) - load_policy(PolicySpec(model=below)).logp(batch)).abs().max()) > 1e-2
+    assert adapter_base(above) == below
+    shutil.move(below, tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"{above} holds adapters of {below}, which is needed too"):
+        load_policy(PolicySpec(model=above))
+
+
+def test_adapters_on_adapters_are_refused_with_how_to_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    moved_adapters(str(starter_path()), Path("once"))
+    with pytest.raises(ConfigError, match="once holds adapters, and adapters on adapters would be another") as refusal:
+        load_policy(PolicySpec(model="once", lora=LoraSpec(rank=4)))
+    told = str(refusal.value).partition('python -c "')[2].removesuffix('"')
+    exec(told, {})
+    batch, whole = ragged(), load_policy(PolicySpec(model="merged", lora=LoraSpec(rank=4)))
+    once = load_policy(PolicySpec(model="once"))
+    torch.testing.assert_close(whole.logp(batch), once.logp(batch), rtol=0, atol=1e-4)
+    moved_adapters("once", Path("twice"))  # made elsewhere, or before they were refused
+    config = json.loads(Path("twice/adapter_config.json").read_text())
+    Path("twice/adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "once"}))
+    for use in (_loading, pack):
+        with pytest.raises(ConfigError, match=r"Make one whole model of twice first.*PolicySpec\(model='twice'\)"):
+            use("twice")
 
 
 def test_adapters_without_their_package_are_refused_before_anything_is_loaded(

@@ -258,6 +258,8 @@ def test_a_page_says_of_a_verdict_whether_the_experiment_is_stated_otherwise_now
     current = as_stated(record, load(find(record["slug"])))
     assert (record["slug"] in outdated) == (OLDER in page) == (OLDER in index_page(known, [record], outdated))
     assert current == (OLDER not in page)
+    page = method_page(known[record["method"]], known, [record], frozenset({record["slug"]}))
+    assert page.count(OLDER) == 1 + page.count(f"Measured (`{record['slug']}`")  # the verdict, and what it loses
 
 
 def test_a_result_whose_statement_is_gone_is_an_older_one(tmp_path: Path) -> None:
@@ -298,6 +300,7 @@ def test_a_listing_shows_verdicts_where_there_are_any(stated: Path, tmp_path: Pa
         ({"budget": {"unit": "steps", "amount": 3.0}}, False),
         ({"seeds": [0]}, False),
         ({"arms": {"other": {"spelling": "grpo"}}}, False),
+        ({"arms": dict(reversed(record["arms"].items()))}, False),  # the first is the system, the second the baseline
         ({"search": {**search, "grid": {"lr": [1.0]}}}, False),
         ({"search": {**search, "select": "area"}}, False),
         ({"search": {**search, "seeds": [1000, 1001]}}, False),

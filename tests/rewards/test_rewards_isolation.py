@@ -13,6 +13,7 @@ import pytest
 
 from unipo.errors import ConfigError, RewardError
 from unipo.rewards import FunctionReward, Sample, isolation
+from unipo.rewards.function import load_function
 from unipo.rewards.isolation import WorkerPool, file_target
 
 FILE = Path(__file__).with_name("reward_functions.py")
@@ -161,10 +162,13 @@ def test_a_long_completion_is_shortened_in_the_error():
     assert len(str(caught.value)) < 6000
 
 
-def test_an_edited_file_is_read_again(tmp_path):
+def test_an_edited_file_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # for the worker, and here: Python writes .pyc files,
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "edited.py"
     for number in (1.0, 2.0):
         file.write_text(f"def score(completion):\n    return {number}\n")
+        os.utime(file, (1e9, 1e9))  # which know a file by its size and the second in which it was written
         assert FunctionReward(f"{file}:score", workers=1)(samples("x")).total == [number]
         same = FunctionReward(f"{tmp_path}/../{tmp_path.name}/edited.py:score", workers=1)
         assert same(samples("x")).total == [number]
@@ -173,11 +177,27 @@ def test_an_edited_file_is_read_again(tmp_path):
     assert len({target.digest for target in pools}) == 1
 
 
+def test_a_reward_keeps_the_function_it_was_made_of_when_its_file_is_edited(tmp_path):
+    file = tmp_path / "kept.py"
+    source = "import time\ndef score(completion):\n    time.sleep(9 * (completion == 'hang'))\n    return {}\n"
+    file.write_text(source.format(1.0))
+    older = FunctionReward(f"{file}:score", workers=1, seconds=1.0, on_error="skip")
+    assert older(samples("x")).total == [1.0]
+    function = load_function(f"{file}:score")
+    file.write_text(source.format(2.0))
+    assert older(samples("hang", "x")).total == [None, 1.0]  # the worker that takes over runs what the killed one ran
+    assert FunctionReward(function, workers=1)(samples("x")).total == [1.0]
+    newer = FunctionReward(f"{file}:score", workers=1)
+    assert [newer(samples("x")).total, older(samples("x")).total, newer(samples("x")).total] == [[2.0], [1.0], [2.0]]
+
+
 def test_a_file_that_fails_to_load_in_the_worker_is_an_error(tmp_path):
     path = tmp_path / "moody.py"
-    path.write_text("import os\ndef score(completion):\n    return 1.0\n")
+    path.write_text(
+        "import __main__\nif str(__main__.__file__).endswith('worker.py'):\n    raise RuntimeError('not today')\n"
+        "def score(completion):\n    return 1.0\n"
+    )
     made = FunctionReward(f"{path}:score", workers=1)
-    path.write_text("raise RuntimeError('not today')\n")
     with pytest.raises(RewardError, match=r"could not load(.|\n)*not today"):
         made(samples("a"))
 

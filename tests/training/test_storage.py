@@ -54,6 +54,17 @@ def test_a_resume_without_a_checkpoint_begins_anew_and_loses_no_event(tmp_path: 
     assert [m["step"] for m in metrics(run)] == [1]
 
 
+def test_a_log_that_a_kill_cut_within_a_character_is_resumed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    quick(run, steps=1)
+    for name in ("completions", "metrics"):
+        file = run / f"{name}.jsonl"
+        whole = file.read_bytes()
+        file.write_bytes(whole + '{"step": 1, "text": "é'.encode()[:-1])
+    quick(run, steps=1, resume=True)
+    assert file.read_bytes() == whole
+
+
 def test_two_runs_that_start_together_get_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unipo.training.rundir.time.strftime", lambda form: "20260101-120000")
     made = [new_run_path("grpo", tmp_path) for _ in range(3)]

@@ -20,7 +20,7 @@ from unipo.compare.summary import heading, markdown, tables
 from unipo.errors import ConfigError, unknown
 from unipo.registry import catalogue, get_method, load_plugin
 from unipo.rewards.isolation import available_processors
-from unipo.training.config import merged, read_mapping
+from unipo.training.config import fitted, merged, read_mapping
 from unipo.training.shorthand import expand
 
 ABOUT = """Compare methods on equal budgets: the same starting weights, the same evaluation prompts, several seeds.
@@ -170,14 +170,17 @@ def _count(name: str, values: Mapping[str, Any], least: int) -> int:
     return value
 
 
+def _texts(values: Mapping[str, Any], name: str) -> list[str]:
+    return list(fitted(tuple[str, ...], values.get(name) or (), name))
+
+
 def _arms(values: Mapping[str, Any]) -> list[str]:
-    arms = values.get("arms") or ()
-    chosen = [arms] if isinstance(arms, str) else [str(a) for a in arms]
+    chosen = _texts(values, "arms")
     if values.get("all"):
         # Continuous tokens are sampled in another way and do not start from the same score as the others.
         ordinary = [m.name for m in catalogue().values() if m.online and "step_ids" not in m.source.adds]
         named = {get_method(parse_arm(arm).method).name for arm in chosen}
-        named |= {get_method(str(name)).name for name in values.get("without") or ()}
+        named |= {get_method(str(name)).name for name in _texts(values, "without")}
         chosen += [name for name in ordinary if name not in named]
     if not chosen:
         raise ConfigError("what is to be compared? name methods, e.g. unipo compare grpo dapo, or give --all")
@@ -204,10 +207,10 @@ def _train(options: Options, in_file: Mapping[str, Any]) -> dict[str, Any]:
     short: dict[str, Any] = {"lr": options.lr, "max_tokens": options.max_tokens or None, "model": options.model}
     short |= {"data": options.data, "reward": options.reward}
     given = merged(expand(settings(options.with_)), expand({k: v for k, v in short.items() if v not in (None, "")}))
-    values = merged(expand(in_file), given)
+    plain = plain_train(merged(expand(in_file), given))
     if options.plugin:
-        values["plugin"] = [*values.get("plugin", ()), *options.plugin]
-    return plain_train(values)
+        plain["plugin"] = [*plain.get("plugin", ()), *options.plugin]
+    return plain
 
 
 def publish(asked: Asked, found: Mapping[str, Any]) -> None:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass
-from pathlib import Path
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from unipo.command.flags import JSON, annotated, parse, with_defaults
+from unipo.command.harness import by_harness, harness_words
 from unipo.command.help_text import TRAIN_HELP
-from unipo.command.models import encode, load, of_run, refuse_continuous, sampler
+from unipo.command.models import encode, load, of_run, plugins, refuse_continuous, sampler
 from unipo.command.output import json_line, line, note, results_only, table
+from unipo.command.problems import (
+    data_config,
+    held_out,
+    named,
+    not_default,
+    problems,
+    refuse_trained_on,
+    refuse_unknown,
+)
 from unipo.errors import ConfigError, DataError
 from unipo.evaluate import measure as measuring
 from unipo.evaluate.heldout import EVAL_SEED
@@ -23,13 +32,11 @@ from unipo.policy.spec import Compute
 from unipo.registry import load_plugin
 from unipo.rewards import resolve_reward
 from unipo.rollout.engine import Sampling
-from unipo.tasks.task import Example, Reward, Task
+from unipo.tasks.task import Example, Reward
 from unipo.training.card import versions
-from unipo.training.config import DataConfig, TrainConfig, from_dict, to_dict
-from unipo.training.defaults import STARTER
+from unipo.training.config import DataConfig
 from unipo.training.saved import Saved, find_saved
 from unipo.training.setup import load_task
-from unipo.training.shorthand import expand
 
 ABOUT = """Accuracy of a model on held-out problems, with a 95 % interval that covers the choice of problems.
 
@@ -134,16 +141,15 @@ def run(argv: Sequence[str]) -> int:
 def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
     """The whole record of an evaluation, responses included (`each`)."""
     trained = of_run(saved)
-    for path in plugins(o.plugin, trained):
+    for path in plugins(o.plugin, trained.plugin if trained else ()):
         load_plugin(path)
-    refuse_continuous(saved)
+    for model in (saved, find_saved(o.against)):
+        refuse_continuous(model, o.plugin)
+    refuse_unknown(o, saved, trained)
     data = data_config(o, trained)
     task = load_task(data, sampler())
-    if trained is not None and not task.heldout and not _named(o):
-        raise ConfigError(
-            "the run held nothing out, and these are the prompts it was trained on: give --data FILE, or name the same "
-            "file to ask for them"
-        )
+    if trained is not None and not named(o):
+        refuse_trained_on(data, trained.data, task)
     reward = resolve_reward(data.reward) if data.reward else task.reward
     if reward is None:
         raise ConfigError(f"{task.name!r} has no reward of its own: --reward maths, numbers, or rewards.py:function")
@@ -151,6 +157,7 @@ def evaluated(o: Any, saved: Saved | None) -> dict[str, Any]:
     stop = o.stop or (trained.sampling.stop if trained else ())
     asked = Question(task.name, problems(task, data, o.limit), reward, data, stop, o)
     record, first = _asked(asked, o.model, longest)
+    record["heldout"] = held_out(data, trained.data) if trained else None
     if not o.against:
         return record
     other, second = _asked(asked, o.against, longest)
@@ -201,95 +208,12 @@ def _asked(q: Question, model: str, max_tokens: int) -> tuple[dict[str, Any], li
     return record, found
 
 
-def plugins(given: Sequence[str], trained: TrainConfig | None) -> list[str]:
-    """The files to be loaded: the run's own, and those given; one of the same name takes the place of the run's."""
-    names = {Path(p).name for p in given}
-    return [*(p for p in (trained.plugin if trained else ()) if Path(p).name not in names), *given]
-
-
-def _named(o: Any) -> bool:
-    """Was it said on the command line what to evaluate on?"""
-    return bool(o.short_task or o.short_data or o.data.task or o.data.data)
-
-
-def not_default(data: DataConfig) -> dict[str, Any]:
-    """The settings of the data that are not the defaults."""
-    plain = to_dict(DataConfig())
-    return {name: value for name, value in to_dict(data).items() if value != plain[name]}
-
-
-def data_config(o: Any, trained: TrainConfig | None = None) -> DataConfig:
-    """The data section, with the short options in it. trained: the run's, whose task is the one if none is named."""
-    values: dict[str, Any] = {}
-    for f in fields(DataConfig):
-        value = getattr(o.data, f.name)
-        if hasattr(value, "__dataclass_fields__"):
-            value = {g.name: v for g in fields(value) if (v := getattr(value, g.name)) is not None}
-        if value not in ("", {}):
-            values[f.name] = value
-    short = {name: getattr(o, f"short_{name}") for name in ("task", "data", "reward")}
-    section = expand({**{f"data.{k}": v for k, v in values.items()}, **{k: v for k, v in short.items() if v}})
-    data: DataConfig = from_dict(DataConfig, section["data"], "data.")
-    if data.task and data.data:
-        raise ConfigError(f"give --task or --data, not both: {data.task!r} and {data.data!r}")
-    if not data.task and not data.data:
-        if trained is not None:
-            return _as_trained(trained.data, data)
-        if o.model not in ("", STARTER):
-            raise ConfigError("what is it to be evaluated on? give --task NAME or --data FILE")
-    return data
-
-
-def _as_trained(run: DataConfig, given: DataConfig) -> DataConfig:
-    """The run's data section, with what was given on the command line over it."""
-    plain = DataConfig()
-    own = {f.name: getattr(given, f.name) for f in fields(given) if getattr(given, f.name) != getattr(plain, f.name)}
-    return DataConfig(**{**{f.name: getattr(run, f.name) for f in fields(run)}, **own})
-
-
-def problems(task: Task, data: DataConfig, limit: int) -> Sequence[Example]:
-    """Held-out problems where there are some, else all rows of the data."""
-    chosen = task.heldout or (task.train if data.data else ())
-    if not chosen:
-        raise DataError(f"the task {task.name!r} has no held-out problems to evaluate on")
-    return chosen[:limit] if limit else chosen
-
-
 def without_responses(record: dict[str, Any]) -> dict[str, Any]:
     """The record as it is printed."""
     shown = {k: v for k, v in record.items() if k != "each"}
     if "against" in shown:
         shown["against"] = without_responses(shown["against"])
     return shown
-
-
-# -- lm-evaluation-harness ---------------------------------------------------------------------
-def by_harness(o: Any, saved: Saved | None) -> dict[str, Any]:
-    """The harness's own numbers on its own tasks."""
-    from unipo.evaluate.harness import run_harness
-    from unipo.training.setup import model_path
-
-    if o.against or o.k != 1 or o.short_task or o.short_data:
-        raise ConfigError("--harness runs the harness's own tasks; leave out --against, --k, --task and --data")
-    refuse_continuous(saved)
-    folder = str(saved.model) if saved else model_path(o.model)
-    with results_only(True):
-        found = run_harness(folder, o.harness, limit=o.limit, tasks=o.harness_tasks, seed=o.seed, compute=o.compute)
-    record = {"model": o.model, "harness": list(o.harness), "limit": o.limit, "seed": o.seed, "compute": o.compute}
-    record |= found
-    return {**record, "versions": versions() | found["versions"], "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
-
-
-def harness_words(found: dict[str, Any]) -> str:
-    """Its numbers for people."""
-    rows = [
-        (task, metric, f"{n['value']:.4f}", "" if n["standard_error"] is None else f"{n['standard_error']:.4f}")
-        for task, metrics in found["results"].items()
-        for metric, n in metrics.items()
-    ]
-    return f"{found['model']}, lm-evaluation-harness {found['versions']['lm-eval']}\n" + table(
-        rows, ("task", "metric", "value", "standard error")
-    )
 
 
 # -- words -------------------------------------------------------------------------------------
@@ -319,6 +243,8 @@ def _one(shown: dict[str, Any]) -> str:
     lines.append(
         f"mean length {shown['length']:.1f} tokens, {100 * shown['truncated']:.1f} % cut off at {shown['max_tokens']}"
     )
+    if shown.get("heldout") is False:
+        lines.append("not held out: the run was trained on these problems")
     return "\n".join(lines)
 
 

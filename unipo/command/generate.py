@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from unipo.command.flags import JSON, parse
-from unipo.command.models import encode, load, sampler
+from unipo.command.flags import JSON, parse, with_defaults
+from unipo.command.help_text import TRAIN_HELP
+from unipo.command.models import encode, load, refuse_continuous, sampler
 from unipo.command.output import json_line, line, note
 from unipo.errors import ConfigError
 from unipo.policy.model import Policy
@@ -21,14 +22,15 @@ from unipo.tasks.fields import Fields
 from unipo.tasks.task import Example
 from unipo.training.config import DataConfig
 from unipo.training.prompts import Prompt
-from unipo.training.setup import load_task
+from unipo.training.saved import find_saved
+from unipo.training.setup import end_report, load_task
 
 ABOUT = """Sample responses from a model. Prompts are texts on the command line, rows of data, or lines of standard input.
 
 examples:
   unipo generate starter --prompt "47+85=" --n 4
   unipo generate MODEL --prompt "Why is the sky blue?" --temperature 0.7 --top-p 0.9
-  unipo generate MODEL --data test.jsonl --data-prompt question --json > responses.jsonl
+  unipo generate MODEL --data test.jsonl --data.fields.prompt question --json > responses.jsonl
   cat prompts.txt | unipo generate MODEL --json
 
 --json prints a line per response: prompt, text, tokens, logp (of each token, under the distribution it was sampled
@@ -48,8 +50,9 @@ class Options:
     prompt: Annotated[
         tuple[str, ...], UseAppendAction, arg(help="a prompt; may be given several times", help_behavior_hint="")
     ] = ()
-    data: Annotated[str, arg(help="file, dataset directory or hub id with prompts", help_behavior_hint="")] = ""
-    data_prompt: Annotated[str | None, arg(help="its field", metavar="TEXT", help_behavior_hint="")] = None
+    short_data: Annotated[
+        str, arg(name="data", help="file, dataset directory or hub id with prompts", help_behavior_hint="")
+    ] = ""
     limit: Annotated[int, arg(help="only so many prompts of the data; 0: all", help_behavior_hint="")] = 0
     n: Annotated[int, arg(help="responses per prompt")] = 1
     temperature: Annotated[float, arg(help="0 is greedy")] = 1.0
@@ -65,36 +68,59 @@ class Options:
     json: Annotated[bool, FlagCreatePairsOff, JSON] = False
 
 
+# Settings of data that options above say, or that are of no use where nothing is scored.
+NOT_ASKED = ("task", "data", "limit", "reward", "heldout", "chat", "bad_rewards")
+
+
+def options() -> Any:
+    """The dataclass of all options; `data.*` are those of training."""
+    help_text = {k.removeprefix("data."): v for k, v in TRAIN_HELP.items()}
+    data = with_defaults(DataConfig, DataConfig(), help_text, NOT_ASKED)
+    return make_dataclass(
+        "Options", [("data", data, data())], bases=(Options,), frozen=True, namespace={"__doc__": " "}
+    )
+
+
 def run(argv: Sequence[str]) -> int:
-    options = parse(Options, argv, "unipo generate", ABOUT)
-    if options.n < 1:
-        raise ConfigError(f"--n must be at least 1, got {options.n}")
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, max(1, options.max_tokens), options.stop)
-    data = DataConfig(chat=options.chat, fields=Fields(prompt=options.data_prompt))
-    examples = read_prompts(options)
-    policy = load(options.model, options.compute)
-    prompts, longest, left_out = encode(policy, examples, data, options.max_tokens)
+    o = parse(options(), argv, "unipo generate", ABOUT)
+    if o.n < 1:
+        raise ConfigError(f"--n must be at least 1, got {o.n}")
+    sampling = Sampling(o.temperature, o.top_k, o.top_p, max(1, o.max_tokens), o.stop)
+    data = data_config(o)
+    examples = read_prompts(o, data)
+    refuse_continuous(find_saved(o.model))
+    policy = load(o.model, o.compute)
+    prompts, longest, left_out = encode(policy, examples, data, o.max_tokens)
     if left_out:
         note(f"left out: {left_out}")
     sampling = Sampling(sampling.temperature, sampling.top_k, sampling.top_p, longest, sampling.stop)
     engine = LocalEngine(policy)
     for start in range(0, len(prompts), AT_ONCE):
         chosen = prompts[start : start + AT_ONCE]
-        seed = options.seed * 1_000_003 + start
-        requests = [Request(p.ids, options.n, seed + i, images=p.pixels) for i, p in enumerate(chosen)]
+        seed = o.seed * 1_000_003 + start
+        requests = [Request(p.ids, o.n, seed + i, images=p.pixels) for i, p in enumerate(chosen)]
         for prompt, group in zip(chosen, engine.generate(requests, sampling), strict=True):
-            _print(policy, prompt, group, options.json, len(prompts) > 1)
+            _print(policy, prompt, group, o.json, len(prompts) > 1)
     return 0
 
 
-def read_prompts(options: Options) -> list[Example]:
+def data_config(o: Any) -> DataConfig:
+    """The data section, with the options that stand outside of it."""
+    asked = {f.name: getattr(o.data, f.name) for f in fields(o.data) if f.name != "fields"}
+    names = Fields(**{f.name: getattr(o.data.fields, f.name) for f in fields(o.data.fields)})
+    return DataConfig(data=o.short_data, limit=o.limit, chat=o.chat, fields=names, **asked)
+
+
+def read_prompts(o: Any, data: DataConfig) -> list[Example]:
     """Prompts from the one place that was named; standard input if none was."""
-    if options.prompt and options.data:
+    if o.prompt and data.data:
         raise ConfigError("give --prompt or --data, not both")
-    if options.data:
-        data = DataConfig(data=options.data, limit=options.limit, fields=Fields(prompt=options.data_prompt))
-        return list(load_task(data, sampler()).train)
-    texts = list(options.prompt)
+    if data.data:
+        task = load_task(data, sampler())
+        if left_out := end_report(getattr(task, "events", {})):
+            note(f"left out: {left_out}")
+        return list(task.train)
+    texts = list(o.prompt)
     if not texts:
         if sys.stdin.isatty():
             raise ConfigError("no prompt: give --prompt TEXT, --data FILE, or lines on standard input")

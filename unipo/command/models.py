@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from unipo.command.output import note
 from unipo.errors import ConfigError
 from unipo.method import Method
 from unipo.policy.model import Policy, load_policy
@@ -24,7 +28,6 @@ MAX_TOKENS = 512
 def load(model: str, compute: Compute = "float32") -> Policy:
     """The model to sample from, on the device there is. model: of a run, its newest checkpoint."""
     saved = find_saved(model)
-    refuse_continuous(saved)
     return load_policy(PolicySpec(model=str(saved.model) if saved else model_path(model), compute=compute))
 
 
@@ -36,14 +39,36 @@ def of_run(saved: Saved | None) -> TrainConfig | None:
     return config
 
 
-def refuse_continuous(saved: Saved | None) -> None:
-    """Raise ConfigError for a run whose model writes continuous tokens: sampling plain ones asks it something else."""
-    trained = of_run(saved)
-    if saved is None or trained is None:
+def made_in_python(saved: Saved | None) -> list[str]:
+    """Which of "task" and "reward" a run was given as objects, so that its configuration does not name them."""
+    file = saved.run / "method.json" if saved is not None and saved.run is not None else None
+    if file is None or not file.is_file():
+        return []
+    found: list[str] = json.loads(file.read_text(encoding="utf-8")).get("made_in_python", [])
+    return found
+
+
+def plugins(given: Sequence[str], own: Sequence[str]) -> list[str]:
+    """The files to be loaded: a run's own, and those given; one of the same name takes the place of the run's."""
+    names = {Path(p).name for p in given}
+    return [*(p for p in own if Path(p).name not in names), *given]
+
+
+def refuse_continuous(saved: Saved | None, plugin: Sequence[str] = ()) -> None:
+    """Raise ConfigError for a run whose model writes continuous tokens: sampling plain ones asks it something else.
+
+    plugin: files given, which take the place of the run's own.  Of the run's settings only those are read that decide
+    it, so that a run with others that are retired by now can be sampled.
+    """
+    if saved is None or saved.run is None:
         return
+    written = read_mapping(saved.run / "config.yaml")
+    deciding: dict[str, Any] = {name: written[name] for name in ("method", "set", "plugin") if name in written}
     try:
-        method = resolve_method(trained.method, trained.set)
-    except ConfigError:  # the method of a plugin that this command has not loaded
+        run: TrainConfig = from_dict(TrainConfig, deciding)
+        method = resolve_method(run.method, run.set, plugins(plugin, run.plugin))
+    except Exception as error:  # a plugin may raise anything
+        note(f"{saved.run}: cannot tell whether its responses are continuous tokens ({error}); taken for plain ones")
         return
     if policy_kind(method.source) is not Policy:
         raise ConfigError(

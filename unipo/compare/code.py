@@ -13,6 +13,9 @@ import unipo
 if TYPE_CHECKING:
     from unipo.compare.outcome import Outcome
 
+# In a run's directory: the states of the code that worked on it, one a line.
+NOTE = "code.txt"
+
 
 @cache
 def code_state() -> str:
@@ -29,9 +32,22 @@ def digest(folder: Path) -> str:
     return found.hexdigest()[:12]
 
 
+def worked_on(folder: Path, begun: bool) -> str:
+    """Note in a run's directory that the code as it is now goes on with it. Returns all states that did, "+" between them.
+
+    begun: it has a checkpoint to go on from; otherwise nothing of what other code did is left.
+    """
+    file, now = folder / NOTE, code_state()
+    before = (file.read_text().split("\n") if file.is_file() else [""]) if begun else []
+    known = list(dict.fromkeys([*before, now]))
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(known))
+    return "+".join(known)
+
+
 def states(outcomes: Iterable[Outcome]) -> list[str]:
-    """The states of the code that made these runs; "" is that of runs from before it was noted down."""
-    return sorted({o.code for o in outcomes})
+    """The states of the code that made these runs; "" is that of what was made before it was noted down."""
+    return sorted({state for o in outcomes for state in o.code.split("+")})
 
 
 def mixed(codes: Iterable[str]) -> str:

@@ -33,7 +33,8 @@ class Outcome:
 
     final: score of the last evaluation.  area: mean height of the curve over the budget's unit.  cost: tokens sampled,
     updates (optimiser steps), passes (extra forward passes without gradient over the batch), seconds of steps.
-    measures: numbers of the plan's own measure.  code: see `code_state`; "" where it was not noted down.
+    measures: numbers of the plan's own measure.  code: see `code_state`; with "+"
+    between them where several did parts of the run, "" where it was not noted down.
     """
 
     arm: str

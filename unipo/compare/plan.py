@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,7 +46,7 @@ class Budget:
     amount: float
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS or self.amount <= 0:
+        if self.unit not in UNITS or not math.isfinite(self.amount) or self.amount <= 0:
             raise ConfigError(
                 f"a budget is a positive number of tokens, steps or seconds; got {self.amount} {self.unit}"
             )

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unipo.compare.code import code_state
+from unipo.compare.code import worked_on
 from unipo.compare.outcome import NAME, outcome_of, write
 from unipo.errors import ConfigError, RewardError, TrainingError, UnipoError
 
@@ -50,13 +50,15 @@ def perform(job: Job) -> str:
     A run that fails by itself (a non-finite gradient, a reward that raised) is such a reason; what is wrong with the
     settings would be wrong for every run, and is raised.
     """
+    from unipo.training.checkpoint import list_checkpoints
     from unipo.training.config import TrainConfig, from_dict
     from unipo.training.resume import begun
     from unipo.training.run import train
 
     if (job.folder / NAME).is_file():
         return ""
-    code = code_state()  # as it is loaded, not as it may have been changed by the end of a run
+    # As it is loaded now, not as it may have been changed by the end of a run.
+    code = worked_on(job.folder, bool(list_checkpoints(job.folder / "checkpoints")))
     # A run begun goes on by what it wrote down; that this is still what is asked was settled for all runs.
     values = begun(str(job.folder)) if (job.folder / "config.yaml").is_file() else job.config
     try:

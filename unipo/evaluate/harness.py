@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from unipo.errors import ConfigError, MissingExtra
-from unipo.policy.loading import adapter_base
+from unipo.policy.loading import adapter_base, refuse_stacked
 
 
 def run_harness(
@@ -62,7 +62,10 @@ def run_harness(
 def _loading(model: str) -> dict[str, Any]:
     """Arguments of HFLM; an adapter is put on the model it was trained from."""
     base = adapter_base(model)
-    return {"pretrained": model} if base is None else {"pretrained": base, "peft": model, "tokenizer": model}
+    if base is None:
+        return {"pretrained": model}
+    refuse_stacked(base, model)
+    return {"pretrained": base, "peft": model, "tokenizer": model}
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, dict[str, float | None]]:

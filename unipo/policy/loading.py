@@ -74,8 +74,22 @@ def _with_adapters(path: str, base: str, dtype: torch.dtype, device: str) -> Pre
     except ConfigError as error:
         raise ConfigError(f"{path} holds adapters of {base}, which is needed too: {error}") from error
     merged: Any = PeftModel.from_pretrained(model, path, torch_device=device).merge_and_unload()
-    merged.name_or_path = path  # so that adapters trained on this model name it as theirs, not the one below it
-    return merged  # type: ignore[no-any-return]
+    return merged.requires_grad_(True)  # type: ignore[no-any-return]  # peft has frozen what its adapters lay on
+
+
+def refuse_stacked(below: str, whole: str) -> None:
+    """Raise ConfigError where the model `below` adapters is adapters itself. whole: what has to be merged first.
+
+    peft calls each of them "default", so that plain peft would load one in place of both, without a word.
+    """
+    if adapter_base(below) is None:
+        return
+    merge = f"load_policy(PolicySpec(model={whole!r})).save(Path('merged'))"
+    code = f"from pathlib import Path; from unipo.policy.model import load_policy, PolicySpec; {merge}"
+    raise ConfigError(
+        f"{below} holds adapters, and adapters on adapters would be another model in plain peft. Make one whole model "
+        f'of {whole} first, and go on with that: python -c "{code}"'
+    )
 
 
 def require_peft(what: str) -> None:

@@ -30,6 +30,7 @@ from unipo.policy.loading import (
     check_vocabulary,
     load_model,
     load_processor,
+    refuse_stacked,
     require_peft,
     usable_device,
 )
@@ -322,6 +323,7 @@ def load_policy(spec: PolicySpec, temperature: float = 1.0, make: Callable[..., 
     """Load model and tokenizer, wrap adapters, check that the vocabulary fits. make: the kind of policy."""
     if spec.lora.rank:
         require_peft("training adapters")
+        refuse_stacked(spec.model, spec.model)
     model: nn.Module = load_model(spec.model, DTYPES[spec.weights], usable_device(spec.device))
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.model, trust_remote_code=False)

@@ -84,7 +84,7 @@ def as_stated(result: Mapping[str, Any], stated: Reproduction) -> bool:
     budget = parse_budget(stated.budget.split())
     now = {
         "claim": stated.claim,
-        "arms": dict(stated.arms),
+        "arms": list(stated.arms.items()),  # their order says which is the system and which the baseline
         "metrics": [(m.name, m.higher) for m in stated.metrics],
         "task": stated.task,
         "budget": asdict(budget),
@@ -99,7 +99,7 @@ def as_stated(result: Mapping[str, Any], stated: Reproduction) -> bool:
     }
     search = result.get("search", {})
     then = {name: result.get(name) for name in now}
-    then["arms"] = {name: arm["spelling"] for name, arm in result.get("arms", {}).items()}
+    then["arms"] = [(name, arm["spelling"]) for name, arm in result.get("arms", {}).items()]
     then["metrics"] = [(m["name"], m["higher"]) for m in result.get("metrics", [])]
     then |= {"grid": search.get("grid"), "select": search.get("select"), "search seeds": len(search.get("seeds", ()))}
     return then == now

@@ -25,7 +25,7 @@ from unipo.rewards.policy import (
     settle,
 )
 from unipo.rewards.signature import Signature, read_signature
-from unipo.rewards.worker import NotPlainError, load_file, plain
+from unipo.rewards.worker import NotPlainError, load_source, plain
 from unipo.tasks.task import Sample, Scores
 
 
@@ -53,7 +53,7 @@ def _load_path(where: str) -> Any:
         raise ConfigError(f"reward file {where!r} does not exist{hint}")
     module_name = f"{FILE_MODULE_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     try:
-        return load_file(str(path), module_name, True)
+        return load_source(path.read_bytes(), str(path), module_name, True)
     except Exception as error:
         raise ConfigError(f"reward file {where!r} cannot be imported:\n{traceback.format_exc()}") from error
 

@@ -26,7 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -42,9 +42,10 @@ FILE_MODULE_PREFIX = "unipo_file_"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a worker finds its function: in a file (path and name), or pickled (payload).
+    """Where a worker finds its function: in a file (path, name and source), or pickled (payload).
 
-    digest: of the file, so that an edited one is another target.
+    source: of the file as it was read, which every worker runs, whatever became of the file.  digest: of the source, so
+    that an edited one is another target.
     """
 
     label: str
@@ -54,13 +55,15 @@ class Target:
     search_siblings: bool = True
     payload: bytes | None = None
     digest: str = ""
+    source: bytes = field(default=b"", repr=False, compare=False)
 
 
-def file_target(path: str | Path, name: str, *, search_siblings: bool = True) -> Target:
-    """The function `name` of the Python file at `path`, as the file is now."""
+def file_target(path: str | Path, name: str, *, search_siblings: bool = True, source: bytes | None = None) -> Target:
+    """The function `name` of the Python file at `path`. source: what it held; None: what it holds now."""
     full = Path(path).resolve()
-    module, digest = FILE_MODULE_PREFIX + full.stem, hashlib.sha256(full.read_bytes()).hexdigest()
-    return Target(f"{path}:{name}", str(full), name, module, search_siblings, digest=digest)
+    source = full.read_bytes() if source is None else source
+    module, digest = FILE_MODULE_PREFIX + full.stem, hashlib.sha256(source).hexdigest()
+    return Target(f"{path}:{name}", str(full), name, module, search_siblings, digest=digest, source=source)
 
 
 def target_of(function: Callable[..., Any]) -> Target:
@@ -73,7 +76,7 @@ def target_of(function: Callable[..., Any]) -> Target:
     label = getattr(function, "__qualname__", type(function).__name__)
     home = sys.modules.get(getattr(function, "__module__", None) or "")
     if home is not None and home.__name__.startswith(FILE_MODULE_PREFIX) and getattr(home, label, None) is function:
-        return file_target(str(home.__file__), label)
+        return file_target(str(home.__file__), label, source=getattr(home.__loader__, "source", None))
     try:
         payload = pickle.dumps(function)
         reason = "it lives in __main__, which another process cannot import" if b"__main__" in payload else ""

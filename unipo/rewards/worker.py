@@ -16,6 +16,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
+from types import CodeType
 from typing import Any
 
 ORPHAN_SECONDS = 30.0
@@ -43,8 +45,20 @@ def plain(value: Any) -> Any:
     raise NotPlainError(f"returned a {type(value).__name__}: {value!r:.200}")
 
 
-def load_file(path: str, module_name: str, search_siblings: bool) -> Any:
-    """Import the file at `path` under `module_name`.
+class _AsRead(SourceFileLoader):
+    """A file as it was read: not as it is by now, nor as its .pyc has it, which only knows size and whole seconds."""
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self.source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.source, self.path)
+        return code
+
+
+def load_source(source: bytes, path: str, module_name: str, search_siblings: bool) -> Any:
+    """Import `source`, which was read from the file at `path`, under `module_name`.
 
     search_siblings appends its folder to sys.path (at the end, so that a neighbour called like a standard
     module cannot shadow it).  Raises whatever the file raises.
@@ -52,7 +66,8 @@ def load_file(path: str, module_name: str, search_siblings: bool) -> Any:
     folder = os.path.dirname(path)
     if search_siblings and folder not in sys.path:
         sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    loader = _AsRead(module_name, path, source)
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -75,7 +90,7 @@ def _load(order: dict[str, Any]) -> Callable[..., Any]:
     if order["payload"] is not None:
         function: Callable[..., Any] = pickle.loads(order["payload"])
         return function
-    found: Any = load_file(order["path"], order["module"], order["search_siblings"])
+    found: Any = load_source(order["source"], order["path"], order["module"], order["search_siblings"])
     for part in order["name"].split("."):
         found = getattr(found, part)
     target: Callable[..., Any] = found

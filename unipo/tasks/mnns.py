@@ -46,7 +46,7 @@ def smallest_sum(digits: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class MnnsReward:
-    """score: 1 if the last word of the response is the answer, as "S3", and there are as many words as digits."""
+    """score: 1 if the last word of the response is the answer, as "S3", and there are at least as many words as digits."""
 
     name: str = "mnns"
 

@@ -48,7 +48,7 @@ class ReasoningReward:
 
     @property
     def name(self) -> str:
-        """The dataset's name, as `--task` spells it."""
+        """The dataset's name, as `data.task` spells it."""
         return PREFIX + self.dataset
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:

@@ -34,6 +34,7 @@ SHIPPED = {
     STARTER: "The model that is shipped with unipo",
     SHAPES: "The model of images and text that is shipped with unipo",
 }
+SEEN = ", but for the rows that say (trained on)"
 # The event that says with which versions a run was started, or gone on with.
 STARTED = "started"
 
@@ -80,7 +81,9 @@ def front_matter(
         values["base_model"] = model
     if is_hub_id(str(data.get("data", ""))):
         values["datasets"] = [data["data"].partition(":")[0]]
-    results = {(row["task"], row["measure"]): row for row in rows if row["when"] != "before"}
+    # A reader of the hub takes these for problems that the model has not seen.
+    fair = [row for row in rows if row["when"] != "before" and row.get("heldout") is not False]
+    results = {(row["task"], row["measure"]): row for row in fair}
     if results:
         values["model-index"] = [{"name": name, "results": [_indexed(row) for row in results.values()]}]
     return "---\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True) + "---"
@@ -162,7 +165,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["## Evaluation", "None was asked for."]
     lines = [
         [
-            inline(row["task"]),
+            inline(row["task"]) + (" (trained on)" if row.get("heldout") is False else ""),
             row["when"],
             inline(row["measure"]),
             _value(row),
@@ -171,9 +174,10 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         for row in rows
     ]
+    seen = any(row.get("heldout") is False for row in rows)
     return [
         "## Evaluation",
-        "On held-out problems, with 95 % intervals over new problems.",
+        f"On held-out problems{SEEN if seen else ''}, with 95 % intervals over new problems.",
         table(["task", "when", "measure", "value", "problems x samples", "temperature"], lines),
     ]
 
@@ -200,7 +204,7 @@ def _of_record(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     data = record.get("data", {})  # tells apart what the task's own name does not, as countdown?numbers=3
     task = data.get("task") or Path(data.get("data") or record["task"]).name
     shown = {"task": task, "when": "after", "problems": record["problems"], "samples": k}
-    shown["temperature"] = record["temperature"]
+    shown |= {"temperature": record["temperature"], "heldout": record.get("heldout")}
     a = record["accuracy"]
     rows = [{**shown, "measure": f"average@{k}", "value": a["accuracy"], "low": a["low"], "high": a["high"]}]
     for name, label in (("pass", "pass"), ("majority", "maj")):

@@ -97,7 +97,8 @@ class _Run:
         self.sampled_tokens = 0
 
     def __call__(self) -> Result:
-        self.folder.write_config(to_dict(self.config), method_record(self.setup.method))
+        made = {"made_in_python": list(self.setup.made_in_python)}
+        self.folder.write_config(to_dict(self.config), method_record(self.setup.method) | made)
         if self.config.resume:
             self._resume()
         if self.setup.events:

@@ -144,7 +144,8 @@ class RunDir:
             path = self.path / f"{name}.jsonl"
             if path.exists():
                 # Not splitlines: a response may hold other characters that it takes for the end of a line.
-                lines = path.read_text(encoding="utf-8").split("\n")
+                # A last line that a kill cut short may end within a character.
+                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
                 kept = [line for line in lines if line and _step_of(line) <= step]
                 _replace(path, "".join(f"{line}\n" for line in kept))
 
@@ -179,14 +180,18 @@ def _replace(path: Path, text: str) -> None:
 
 
 def records(file: Path) -> list[dict[str, Any]]:
-    """The records of a log, none where there is no such file. A line that a kill cut short is none, as for a resume."""
+    """The records of a log, none where there is no such file. A last line that a kill cut short is none, as for a resume.
+
+    Raises TrainingError for any other line that cannot be read: without it, sums over a run would be too small.
+    """
     found = []
-    # Not splitlines: a response may hold other characters that it takes for the end of a line.
-    for line in file.read_text("utf-8", errors="replace").split("\n") if file.is_file() else ():
+    # Bytes, and not splitlines: a response may hold other characters that it takes for the end of a line.
+    *whole, _ = file.read_bytes().split(b"\n") if file.is_file() else [b""]
+    for number, line in enumerate(whole, 1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+            found.append(json.loads(line.decode("utf-8")))
+        except ValueError as error:
+            raise TrainingError(f"{file}, line {number} is damaged ({error}); delete it to go on without it") from error
     return found
 
 

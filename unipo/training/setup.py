@@ -36,7 +36,10 @@ from unipo.training.setting import changed
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything a run needs. events: rows and prompts left out, by reason."""
+    """Everything a run needs. events: rows and prompts left out, by reason.
+
+    made_in_python: which of "task" and "reward" were given as objects, and so do not stand in `config`.
+    """
 
     config: TrainConfig
     method: Method
@@ -48,6 +51,7 @@ class Setup:
     heldout: tuple[Prompt, ...]
     events: Mapping[str, int] = field(default_factory=dict)
     value: ValueModel | None = None
+    made_in_python: tuple[str, ...] = ()
 
 
 def resolve_method(name: str, changes: Mapping[str, Any] | None = None, plugins: Sequence[str] = ()) -> Method:
@@ -65,6 +69,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     trained = trained_on(config.policy.model, config.data.task, config.data.data)
     method, config = resolved(config)
     method = method.bound_to(config.sampling.max_tokens)
+    made = tuple(name for name, given in (("task", task), ("reward", reward)) if given not in (None, ""))
     if task is None:
         config = config if config.data.data else replace(config, data=replace(config.data, task=trained))
         task = load_task(config.data, method)
@@ -82,7 +87,7 @@ def build(config: TrainConfig, reward: Any = None, task: Task | None = None) -> 
     _check_evidence(method, train)
     _count_demonstrations(method, train, events)
     engine = engine_for(policy, method.source, config.rows)
-    return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events), value)
+    return Setup(config, method, policy, engine, task, chosen, train, heldout, dict(events), value, made)
 
 
 def resolved(config: TrainConfig) -> tuple[Method, TrainConfig]:
