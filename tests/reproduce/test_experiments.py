@@ -40,6 +40,11 @@ def test_the_search_looks_at_the_score_that_decides(slug: str) -> None:
     assert first == stated.select or first not in ("final", "area")
 
 
+def test_every_arm_of_dpo_asks_for_pairs() -> None:
+    for arm in load(find("dpo")).parsed().values():
+        assert arm.resolved().objective.compares == 2
+
+
 # -- dr-grpo --------------------------------------------------------------------------------------
 def wrong_excess(run: Path, rows: list[tuple[int, float, int]]) -> float:
     """What dr-grpo measures of a run with these (step, score, tokens)."""

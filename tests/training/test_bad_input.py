@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,16 @@ import pytest
 import unipo
 from tests.training.conftest import metrics, quick, weights
 from unipo.errors import ConfigError, DataError, RewardError
+from unipo.method import Term
+from unipo.parts.average import GroupMean, TokenMean
+from unipo.parts.preference import DPO, LogLikelihood
+from unipo.policy.model import load_policy
+from unipo.policy.spec import PolicySpec
+from unipo.registry import get_method
 from unipo.starter import starter_path
-from unipo.training.config import read_mapping
+from unipo.tasks.task import Example, Response
+from unipo.training.config import DataConfig, read_mapping
+from unipo.training.setup import encode_all
 
 Rows = Callable[..., str]
 SUMS = [{"prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(8)]
@@ -234,3 +243,16 @@ def test_a_list_of_three_is_no_pair_and_is_named_before_training(tmp_path: Path,
     data = rows([pair, pair | {"responses": ["2", "3", "4"], "ranks": [1, 2, 3]}])
     with pytest.raises(DataError, match="example 1 has 3 ranked responses, dpo compares 2: leave"):
         on_data(tmp_path, data, None, "dpo")
+
+
+@pytest.mark.parametrize("extra", [(), (Term(DPO(), GroupMean(), 0.1),)])
+def test_pairs_are_asked_for_by_whatever_term_compares_them(extra: tuple[Term, ...]) -> None:
+    method = get_method("dpo").but(objective=LogLikelihood(), average=TokenMean(), extra=extra)
+    three = Example("1+1=", responses=tuple(Response(str(i), i) for i in range(3)))
+    policy = load_policy(PolicySpec(model=str(starter_path())))
+    arguments = (policy, [three], DataConfig(), 100, method, Counter[str]())
+    if not extra:
+        assert len(encode_all(*arguments)[0].responses) == 3
+        return
+    with pytest.raises(DataError, match="has 3 ranked responses, dpo compares 2: leave"):
+        encode_all(*arguments)
