@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from unipo.batch import Batch
-from unipo.compare.outcome import lines
 from unipo.parts.part import Shaping
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY, AREA
 from unipo.reproduce.lesson import Lesson
+from unipo.reproduce.logs import fifths
 from unipo.reproduce.rigged import LETTERS, examples, questions
 from unipo.rewards.exploration import exploration_reward
 from unipo.tasks.dataset import DatasetTask
@@ -88,14 +88,10 @@ class FirstGuess(Shaping):
 
 def guesses(run: Path) -> dict[str, float]:
     """Mean number of guesses, at most in any fifth of the steps and in the last, and how often any guess is right then."""
-    records = lines(run, "completions")
-    last = max(r["step"] for r in records)
-    parts: dict[int, list[int]] = {}
-    for r in records:
-        parts.setdefault(5 * (r["step"] - 1) // last, []).append(len(r["text"]))
-    means = [sum(parts[k]) / len(parts[k]) for k in sorted(parts)]
-    late = [r["answer"] in r["text"] for r in records if 5 * (r["step"] - 1) // last == max(parts)]
-    return {"found": sum(late) / len(late), "guesses": means[-1], "most_guesses": max(means)}
+    parts = fifths(run)
+    means = [sum(len(r["text"]) for r in part) / len(part) for part in parts]
+    found = [r["answer"] in r["text"] for r in parts[-1]]
+    return {"found": sum(found) / len(found), "guesses": means[-1], "most_guesses": max(means)}
 
 
 register_task("cells", cells)

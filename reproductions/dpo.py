@@ -23,6 +23,7 @@ class PreferredLikelihood(Objective):
     """Maximum likelihood of the preferred response of each pair, per token: the paper's Preferred-FT."""
 
     level: ClassVar[str] = "prompt"
+    compares: ClassVar[int] = 2
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -55,8 +55,8 @@ REPRODUCTION = Reproduction(
     "learns more than one that is always paid.",
     arms={
         "gcpo": "gcpo-geometryzero[shaping.0.signal.pattern=^c]",
-        "always paid": "gcpo-geometryzero[shaping=AlwaysBonus()]",
-        "grpo": "gcpo-geometryzero[shaping=[]]",
+        "always paid": "gcpo-geometryzero[shaping=[AlwaysBonus(),LengthBonus()]]",
+        "grpo": "gcpo-geometryzero[shaping=LengthBonus()]",
     },
     metrics=(
         ACCURACY,
@@ -71,7 +71,8 @@ REPRODUCTION = Reproduction(
     train={"sampling": {"max_tokens": 8}, "log": {"completions": 64}},
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="Pay is rigged: on one kind of question a construction raises the rate of right answers from 2 to 8 in 10, on "
-    "the other it lowers it from 8 to 2; the kind stands in the question and must be learnt to matter. The length bonus "
-    "has no effect, as all answers are equally long. GRPO's KL term is on in every arm. All runs cost the same tokens. The "
-    "bonus that is always paid is smaller than what the wrong way loses, so its best policy is the same: what is asked is how fast.",
+    "the other it lowers it from 8 to 2; the kind stands in the question and must be learnt to matter. The length bonus is "
+    "paid in every arm, so that only what constructions earn differs; answers are nearly all equally long. GRPO's KL term "
+    "is on in every arm. All runs cost the same tokens. The bonus that is always paid is smaller than what the wrong way "
+    "loses, so its best policy is the same: what is asked is how fast.",
 )

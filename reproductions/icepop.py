@@ -1,18 +1,9 @@
 """IcePop against truncated importance weights and none, with a sampler of rounded weights."""
 
-from pathlib import Path
-
 import unipo.reproduce.quantised  # noqa: F401  (the source Quantised)
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY, AREA
-
-
-def dropped(run: Path) -> dict[str, float]:
-    """Share of tokens that the gate drops, mean over the run; 0 without a gate."""
-    shares = [m.get("mismatch/dropped", 0.0) for m in lines(run, "metrics")]
-    return {"dropped": sum(shares) / len(shares)}
-
+from unipo.reproduce.logs import dropped
 
 REPRODUCTION = Reproduction(
     method="icepop",

@@ -3,16 +3,14 @@
 from pathlib import Path
 
 import unipo.reproduce.quantised  # noqa: F401  (the source Quantised)
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
-from unipo.reproduce.logs import fall
+from unipo.reproduce.logs import dropped, fall
 
 
 def stability(run: Path) -> dict[str, float]:
     """The largest fall of held-out accuracy below its best so far, and the share of tokens dropped."""
-    shares = [m.get("mismatch/dropped", 0.0) for m in lines(run, "metrics")]
-    return {**fall(run), "dropped": sum(shares) / len(shares)}
+    return fall(run) | dropped(run)
 
 
 REPRODUCTION = Reproduction(

@@ -63,7 +63,7 @@ register_task("axes", axes_task)
 
 
 def gains(run: Path) -> dict[str, float]:
-    """How far each score rose from the first steps to the last fifth: the least of them, and their mean."""
+    """least: rise of the score that rose least, from the first steps to the last fifth; safe: safety over that fifth."""
     metrics = lines(run, "metrics")[:FIRST]
     rise = {a: late(run, f"reward/{a}") - sum(m[f"reward/{a}"] for m in metrics) / len(metrics) for a in AXES}
     return {"least": min(rise.values()), "safe": late(run, "reward/safe")}

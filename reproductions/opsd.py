@@ -28,6 +28,7 @@ REPRODUCTION = Reproduction(
     budget="60000 tokens",
     start=Lesson(write, rows=24),
     search={"lr": (1e-4, 2e-4, 4e-4)},
+    select="area",
     notes="The shipped model knows no words, so a lesson teaches it to use a solution in its prompt; a large model is "
     "taken to know. That teacher hardly slips. OPSD sees worked solutions, GRPO only whether an answer is right. All "
     "weights are trained, without adapters. The teacher's pass is not counted in sampled tokens.",

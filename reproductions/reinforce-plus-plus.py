@@ -11,5 +11,6 @@ REPRODUCTION = Reproduction(
     search={"lr": (1e-4, 2e-4, 4e-4)},
     notes="64 training prompts; the paper trains on small sets of mathematics. One response to each prompt per step against "
     "groups of 8, 64 responses per step for both. Both have the same clip and mean over all tokens and no KL, which acts on "
-    "over-fitting by itself, so that only the advantage and the groups differ.",
+    "over-fitting by itself, so that only the advantage and the groups differ. Both are meant: a batch's statistics need no "
+    "second response to a prompt, a group's do.",
 )

@@ -10,6 +10,7 @@ REPRODUCTION = Reproduction(
     arms={"running mean": "reinforce", "none": "reinforce[advantage=Raw()]"},
     metrics=(AREA, ACCURACY),
     search={"lr": (1e-4, 2e-4, 4e-4)},
+    select="area",
     notes="Rewards are 0 or 1, so that without a baseline wrong answers have no gradient at all. Adam rescales the "
     "gradients of both arms. How far a baseline lowers the variance is measured in the reproduction of rloo.",
 )

@@ -3,22 +3,18 @@
 from collections import defaultdict
 from pathlib import Path
 
-from unipo.compare.outcome import lines
 from unipo.reproduce import Metric, Reproduction
 from unipo.reproduce.claim import ACCURACY
+from unipo.reproduce.logs import late, late_completions
 
 
 def end(run: Path) -> dict[str, float]:
     """Of the last fifth of the steps: share of training questions solved by any of five responses, and entropy."""
-    records, metrics = lines(run, "completions"), lines(run, "metrics")
-    after = metrics[-1]["step"] - max(1, metrics[-1]["step"] // 5)
     best: dict[tuple[int, int], float] = defaultdict(float)
-    for r in records:
-        if r["step"] > after:
-            key = r["step"], r["prompt_id"]
-            best[key] = max(best[key], r["score"])
-    entropies = [m["entropy"] for m in metrics if m["step"] > after]
-    return {"pass5": sum(best.values()) / len(best), "entropy": sum(entropies) / len(entropies)}
+    for r in late_completions(run):
+        key = r["step"], r["prompt_id"]
+        best[key] = max(best[key], r["score"])
+    return {"pass5": sum(best.values()) / len(best), "entropy": late(run, "entropy")}
 
 
 REPRODUCTION = Reproduction(

@@ -71,11 +71,18 @@ def validate(method: Method) -> None:
 def _check_target(where: str, method: Method) -> None:
     """The value model must not be taught an end where the advantage sees a response go on."""
     seen, value = getattr(method.advantage, "goes_on", "none"), method.value
-    if value is None or value.finished or seen == value.goes_on:
+    if value is None:
         return
+    # Responses that the source goes on writing are not among the finished; those cut off for good are.
+    apart = ("unfinished",) if value.finished else ()
+    if seen == value.goes_on or {seen, value.goes_on} <= {"none", *apart}:
+        return
+    instead = ""
+    if seen == "unfinished" and value.goes_on == "none":
+        instead = ", or value.finished=true to learn from responses that ended alone"
     raise ConfigError(
         f"{where}: the advantage has goes_on={seen!r} and the value model learns with goes_on={value.goes_on!r}; set "
-        f"value.goes_on={seen}, or value.finished=true to learn from responses that ended alone"
+        f"value.goes_on={seen}{instead}"
     )
 
 

@@ -79,7 +79,7 @@ def test_the_gate_multiplies_and_shuts() -> None:
 def test_a_gate_without_other_components_is_an_error() -> None:
     with pytest.raises(DataError, match="no component beside the gate 'safe'"):
         ComponentGate(gate="safe")(vectors({"safe": 0.5}, {"safe": 1.0}))
-    with pytest.raises(ConfigError, match="ComponentGate: 3 weights for 2 components"):
+    with pytest.raises(ConfigError, match="ComponentGate: 3 weights for the components help, kind; name them"):
         ComponentGate(gate="safe", weights=(1.0, 1.0, 1.0))(vectors({"safe": 0.5, "help": 1.0, "kind": 0.0}))
 
 
@@ -91,6 +91,24 @@ def test_the_lowest_correlation_between_two_components_is_logged() -> None:
     assert ComponentsNormalised(names=("a", "c", "d")).measure(batch) == pytest.approx({"components/correlation": 1.0})
     assert ComponentSum(names=("a", "d")).measure(batch) == {}
     assert ComponentSum(names=("a",)).measure(batch) == {}
+
+
+def test_a_gate_is_one_of_the_components_that_are_compared() -> None:
+    # help against safe: -1, help against kind: 1; the names of the others change nothing
+    rows = [{"safe": 1 - x, "help": x, "kind": x / 2} for x in (0.0, 0.5, 1.0)]
+    for names in ((), ("help", "kind")):
+        for weights in ((), (0.7, 0.3)):
+            part = ComponentGate(gate="safe", names=names, weights=weights)
+            assert part.measure(vectors(*rows)) == pytest.approx({"components/correlation": -1.0})
+    assert ComponentGate(gate="kind", names=("help",)).measure(vectors(*rows)) == pytest.approx(
+        {"components/correlation": 1.0}
+    )
+
+
+def test_every_part_measures_the_components_it_reads() -> None:
+    for part in (ComponentSum(), ComponentMin(), ComponentGate(gate="safe"), ComponentsNormalised()):
+        assert part.measure(TWO) == pytest.approx({"components/correlation": -1.0})
+        part(TWO)
 
 
 def test_the_worst_component_and_values_beyond_one() -> None:

@@ -120,6 +120,26 @@ def test_the_value_models_target_goes_on_where_the_advantage_does() -> None:
         get_method("t-ppo").but(**{"value.finished": False})
 
 
+def test_learning_from_finished_responses_excuses_those_that_are_unfinished_alone() -> None:
+    # A response cut off for good is finished: the value model would be taught its end, whatever `finished` says.
+    with pytest.raises(ConfigError, match=r"set value\.goes_on=truncated$"):
+        get_method("ppo").but(**{"advantage.goes_on": "truncated"})
+    with pytest.raises(ConfigError, match=r"set value\.goes_on=truncated$"):
+        get_method("t-ppo").but(**{"advantage.goes_on": "truncated"})
+    with pytest.raises(ConfigError, match=r"set value\.goes_on=unfinished$"):
+        get_method("t-ppo").but(**{"value.goes_on": "truncated"})
+    for goes_on in ("none", "unfinished"):
+        method = get_method("t-ppo").but(**{"value.goes_on": goes_on})
+        assert method.value is not None
+        assert method.value.finished
+
+
+def test_the_formula_says_after_which_responses_a_value_follows() -> None:
+    assert "V(s_end)" not in ValueLearning().formula()
+    for goes_on in ("unfinished", "truncated"):
+        assert f"d_t+k,  V(s_end) = V(s_last) where {goes_on}," in ValueLearning(goes_on=goes_on).formula()
+
+
 def test_while_the_value_is_zero_whitening_moves_all_unfinished_tokens_alike() -> None:
     batch = batch_of(
         [1, 2], reward=[1.0, 0.0], value=[0.0] * 3, token_reward=[0.0] * 3, trainable=[True] * 3, fresh=[True] * 3,

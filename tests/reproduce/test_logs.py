@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unipo.reproduce.logs import entropy_at, late, late_completions
+from unipo.reproduce.logs import dropped, entropy_at, fifths, late, late_completions
 
 
 def written(folder: Path, metrics: Sequence[dict[str, Any]], scores: dict[int, float]) -> Path:
@@ -35,6 +35,24 @@ def test_late_completions_are_those_of_the_last_share_of_the_steps(tmp_path: Pat
     assert steps(3) == [3, 3]
     assert steps(4, share=0.5) == [3, 3, 4, 4]
     assert all(int(0.2 * n) == n // 5 for n in range(10_000))
+
+
+def test_fifths_are_of_the_steps_and_the_last_is_late(tmp_path: Path) -> None:
+    def steps(last: int) -> list[list[int]]:
+        rows = [{"step": s} for s in range(1, last + 1)]
+        (tmp_path / "completions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return [[r["step"] for r in part] for part in fifths(tmp_path)]
+
+    assert steps(10) == [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    assert fifths(tmp_path)[-1] == late_completions(tmp_path)
+    assert steps(2) == [[1], [2]]  # fifths without a step are left out
+
+
+def test_what_a_gate_drops_is_the_mean_over_the_run(tmp_path: Path) -> None:
+    assert dropped(written(tmp_path, [{"step": i, "mismatch/dropped": i / 10} for i in (1, 2, 6)], {})) == {
+        "dropped": pytest.approx(0.3)
+    }
+    assert dropped(written(tmp_path, [{"step": 1}], {})) == {"dropped": 0.0}
 
 
 def test_entropy_at_a_score(tmp_path: Path) -> None:

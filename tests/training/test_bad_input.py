@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,18 @@ import pytest
 import unipo
 from tests.training.conftest import metrics, quick, weights
 from unipo.errors import ConfigError, DataError, RewardError
+from unipo.method import Term
+from unipo.parts.average import GroupMean, TokenMean
+from unipo.parts.preference import DPO, LogLikelihood
+from unipo.policy.model import load_policy
 from unipo.policy.spec import LoraSpec, PolicySpec
+from unipo.registry import get_method
 from unipo.rollout.engine import Sampling
 from unipo.starter import starter_path
+from unipo.tasks.task import Example, Response
 from unipo.training.config import DataConfig, OptimConfig, TrainConfig, from_dict, read_mapping
 from unipo.training.continuations import branch_seed
+from unipo.training.setup import encode_all
 from unipo.training.shorthand import expand
 
 Rows = Callable[..., str]
@@ -287,3 +295,16 @@ def test_seeds_of_any_size_are_seeds(tmp_path: Path) -> None:
         losses.append(metrics(tmp_path / f"{place}")[0])
     assert losses[0] != losses[1]
     assert branch_seed(2**70, 1, 1) != branch_seed(2**70 + 1, 1, 1)
+
+
+@pytest.mark.parametrize("extra", [(), (Term(DPO(), GroupMean(), 0.1),)])
+def test_pairs_are_asked_for_by_whatever_term_compares_them(extra: tuple[Term, ...]) -> None:
+    method = get_method("dpo").but(objective=LogLikelihood(), average=TokenMean(), extra=extra)
+    three = Example("1+1=", responses=tuple(Response(str(i), i) for i in range(3)))
+    policy = load_policy(PolicySpec(model=str(starter_path())))
+    arguments = (policy, [three], DataConfig(), 100, method, Counter[str]())
+    if not extra:
+        assert len(encode_all(*arguments)[0].responses) == 3
+        return
+    with pytest.raises(DataError, match="has 3 ranked responses, dpo compares 2: leave"):
+        encode_all(*arguments)

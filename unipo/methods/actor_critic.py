@@ -74,7 +74,8 @@ t_ppo = register(
             "moves them all by the same, down where finished ones are paid. value.pretrain=N lets it learn alone for N "
             "steps first.",
             "The last tokens of a response that goes on have the noisiest advantages: LeaveWindowEnd(last=N), added to "
-            "selection, leaves them out after the advantages are computed.",
+            "selection, leaves them out after the advantages are computed. They are not fresh at the next step, so they are never "
+            "trained on.",
             "The paper has 16 responses per prompt (source.group_size=16); a prompt leaves when all of them have ended.",
             "With window >= the token budget this is PPO with lam 1 for the value model.",
         ),

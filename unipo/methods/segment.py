@@ -67,7 +67,7 @@ spo_tree = register(
             "Metrics named reward/ and score/ are of the edges trained on; reward/leaf is the mean reward of whole "
             "responses.",
             "Edges used at a later step keep the log-probs of the weights that sampled them for the mask; their ratio "
-            "is to the policy at the start of the step while there is one update per batch.",
+            "is to the policy at the start of the step, which costs a pass where there are several updates per batch.",
             _SAMPLING,
             _GUARD,
         ),

@@ -6,7 +6,7 @@ The components are those the reward reports (`reward_parts`), before any weight 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -78,21 +78,31 @@ class _Components(Part):
     def needs(self) -> tuple[str, ...]:
         return ("reward", "scored", "reward_parts")
 
-    def _values(self, batch: Batch) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-        """([S, K] components, [K] weights, names)."""
-        names = component_names(batch, self.names)
+    def _weighted(self, batch: Batch) -> tuple[str, ...]:
+        """The components that the weights are of."""
+        return component_names(batch, self.names)
+
+    def _read(self, batch: Batch) -> tuple[str, ...]:
+        """Every component that the reward depends on."""
+        return self._weighted(batch)
+
+    def _clipped(self, batch: Batch, names: Sequence[str]) -> Tensor:
+        values = components(batch, names)
+        return values.clamp(0, 1) if self.clip else values
+
+    def _values(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """([S, K] components, [K] weights)."""
+        names = self._weighted(batch)
         weights = self.weights or (1 / len(names),) * len(names)
         if len(weights) != len(names):
             raise ConfigError(
                 f"{type(self).__name__}: {len(weights)} weights for the components {', '.join(names)}; name them"
             )
-        values = components(batch, names)
-        values = values.clamp(0, 1) if self.clip else values
-        return values, torch.tensor(weights, dtype=torch.float64, device=values.device), names
+        values = self._clipped(batch, names)
+        return values, torch.tensor(weights, dtype=torch.float64, device=values.device)
 
     def measure(self, batch: Batch) -> Mapping[str, float]:
-        values, _, _ = self._values(batch)
-        kept = values[batch.scored]
+        kept = self._clipped(batch, self._read(batch))[batch.scored]
         if kept.shape[1] < 2 or len(kept) < 2:
             return {}
         pairs = torch.corrcoef(kept.T)[torch.ones(kept.shape[1], kept.shape[1]).triu(1).bool()]
@@ -115,7 +125,7 @@ class ComponentSum(_Components, Shaping):
     source = "MO-GRPO (arXiv 2503.21819)"
 
     def __call__(self, batch: Batch) -> Tensor:
-        values, weights, _ = self._values(batch)
+        values, weights = self._values(batch)
         return (values * weights).sum(1).to(batch.reward.dtype)
 
     def formula(self) -> str:
@@ -161,13 +171,19 @@ class ComponentGate(_Components, Shaping):
         if not self.gate or self.gate in self.names:
             raise ConfigError(f"ComponentGate needs gate=, a component that is not among names; got {self.gate!r}")
 
-    def __call__(self, batch: Batch) -> Tensor:
-        open_ = components(batch, (self.gate,))[:, 0]
-        open_ = open_.clamp(0, 1) if self.clip else open_
-        names = tuple(n for n in component_names(batch, self.names) if n != self.gate)
+    def _weighted(self, batch: Batch) -> tuple[str, ...]:
+        names = tuple(n for n in super()._weighted(batch) if n != self.gate)
         if not names:
             raise DataError(f"the reward has no component beside the gate {self.gate!r}")
-        values, weights, _ = replace(self, names=names)._values(batch)
+        return names
+
+    def _read(self, batch: Batch) -> tuple[str, ...]:
+        # A gate that shuts where another component is high is a conflict like any other.
+        return (*self._weighted(batch), self.gate)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        open_ = self._clipped(batch, (self.gate,))[:, 0]
+        values, weights = self._values(batch)
         reward = open_ * (values * weights).sum(1)
         shut = torch.full_like(reward, self.otherwise)
         return torch.where(open_ < self.least, shut, reward).to(batch.reward.dtype)
@@ -188,7 +204,7 @@ class ComponentsNormalised(_Components, Advantage):
     eps: float = 1e-4
 
     def __call__(self, batch: Batch) -> Tensor:
-        values, weights, _ = self._values(batch)
+        values, weights = self._values(batch)
         return normalised_components(values, weights, batch.layout, self.eps, batch.scored).to(batch.reward.dtype)
 
     def formula(self) -> str:

@@ -133,11 +133,12 @@ class ImportanceWeighted(PolicyGradient):
 
 @dataclass(frozen=True)
 class CovarianceKL(Regulariser):
-    """beta |log pi - log pi_old| on the tokens of highest covariance: K = max(1, floor(share N)), N counted tokens.
+    """beta |log pi - log pi_old| on the tokens of highest covariance: those that have moved of K = max(1, floor(share N)).
 
-    The absolute log-ratio to the old policy, not to a reference.  It has no gradient where the two are equal, so it
-    acts from the second update of a batch on: a token whose log-prob has not moved at all is left out.  N and the
-    ranking are over the whole minibatch (the paper's batch); the official code takes each micro-batch.
+    N: counted tokens.  The absolute log-ratio to the old policy, not to a reference.  It has no gradient where the two
+    are equal: a token whose log-prob has not moved at all is left out, and none takes its place.  At a batch's first
+    update that is all of them, so it acts from the second on.  N and the ranking are over the whole minibatch (the
+    paper's batch); the official code takes each micro-batch.
     Source: arXiv 2505.22617, KL-Cov; core_algos.py: compute_policy_loss_kl_cov (k_percent is in percent there).
     """
 
@@ -178,5 +179,5 @@ class CovarianceKL(Regulariser):
     def formula(self) -> str:
         return (
             f"+ {self.beta:g} * |log pi - log pi_old| on the max(1, floor({self.share:g} N)) tokens of highest "
-            "(A - mean A)(log pi - mean log pi)"
+            "(A - mean A)(log pi - mean log pi), less those with pi = pi_old"
         )

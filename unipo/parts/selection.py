@@ -165,7 +165,9 @@ class VarianceAbove(Refill):
 
 @dataclass(frozen=True)
 class FreshTokens(Selection):
-    """Only tokens written at this step take part, so that each is trained on once, at the step that wrote it.
+    """Only tokens written at this step take part, so that each is trained on at most once, at the step that wrote it.
+
+    One that another selection leaves out then (`LeaveWindowEnd`) is old at the next step, and is never trained on.
 
     Source: T-PPO (arXiv 2506.15050), token filtering.
     """

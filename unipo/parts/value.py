@@ -166,7 +166,8 @@ class ValueLearning(Objective):
         backbone = f"{self.coefficient:g} * " if self.coefficient != 1 else ""
         where = "head on the policy's backbone" if self.shared else f"own model, learning rate {self.learning_rate:g}"
         late = f", alone for {self.pretrain} steps" if self.pretrain else ""
+        end = f",  V(s_end) = V(s_last) where {self.goes_on}" if self.goes_on != "none" else ""
         return (
-            f"{backbone}{error},  G_t = V_old + sum_k {self.gamma * self.lam:g}^k d_t+k,  {self.average.formula()};  "
-            f"{where}{late}"
+            f"{backbone}{error},  G_t = V_old + sum_k {self.gamma * self.lam:g}^k d_t+k{end},  "
+            f"{self.average.formula()};  {where}{late}"
         )

@@ -34,6 +34,7 @@ def writes(wrong: float) -> Callable[[Random], tuple[str, str]]:
             word[rng.randrange(len(word))] = rng.choice(LETTERS)
         return question, "." * rng.randint(0, MOST) + "".join(word)
 
+    write.__doc__ = f"The word after 0 to {MOST} marks, with a letter drawn anew in {wrong:.0%} of them."
     return write
 
 

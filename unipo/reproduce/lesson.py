@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,9 @@ from unipo.starter import starter_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+RNG = "lesson"  # seed of the demonstrations
+TOLD_APART = 256  # demonstrations by which two lessons are told apart
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,18 @@ class Lesson:
     learning_rate: float = 1e-3
 
     def __str__(self) -> str:
-        return f"the shipped model after {self.steps} steps of imitating {self.rows} demonstrations each"
+        """Everything that decides the model it makes, so that a kept result is known to be of another lesson."""
+        what = (self.write.__doc__ or "").strip().partition("\n")[0]
+        return (
+            f"the shipped model after {self.steps} steps of imitating {self.rows} demonstrations each, learning rate "
+            f"{self.learning_rate:g}, demonstrations {self.digest()}" + (f": {what}" if what else "")
+        )
+
+    def digest(self) -> str:
+        """Eight letters that differ where the demonstrations do."""
+        rng = Random(RNG)
+        shown = json.dumps([self.write(rng) for _ in range(TOLD_APART)])
+        return hashlib.sha256(shown.encode()).hexdigest()[:8]
 
     def __call__(self, folder: Path, quick: bool = False) -> None:
         """Write the taught model with its tokenizer. quick: after a few steps of four demonstrations each."""
@@ -59,7 +75,7 @@ class Lesson:
         """Input ids and labels of every step, the same each time."""
         from unipo.starter.data import Row, collate, prompt_ids
 
-        rng, end = Random("lesson"), int(tokenizer.eos_token_id or 0)
+        rng, end = Random(RNG), int(tokenizer.eos_token_id or 0)
         for _ in range(self.steps):
             rows = []
             for _ in range(self.rows):

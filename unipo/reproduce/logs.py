@@ -23,6 +23,14 @@ def late_completions(run: Path, share: float = 0.2) -> list[dict[str, Any]]:
     return [r for r in records if r["step"] > last - max(1, int(share * last))]
 
 
+def fifths(run: Path) -> list[list[dict[str, Any]]]:
+    """The logged responses by fifths of the steps, in order; a fifth without any is left out."""
+    records = lines(run, "completions")
+    last = max(r["step"] for r in records)
+    found = [[r for r in records if 5 * (r["step"] - 1) // last == k] for k in range(5)]
+    return [part for part in found if part]
+
+
 def entropy_at(run: Path, level: float, window: int = 1) -> float:
     """Entropy of the sampled tokens, in nats, where the held-out score first rises through `level`.
 
@@ -49,6 +57,11 @@ def entropy_at(run: Path, level: float, window: int = 1) -> float:
 def entropies(run: Path) -> dict[str, float]:
     """Entropy at a held-out score of 90 %, and over the last fifth."""
     return {"entropy_at": entropy_at(run, 0.9), "entropy_end": late(run, "entropy")}
+
+
+def dropped(run: Path) -> dict[str, float]:
+    """Share of tokens that a gate on the mismatch drops, mean over the run; 0 without a gate."""
+    return {"dropped": late(run, "mismatch/dropped", share=1.0)}
 
 
 def fall(run: Path) -> dict[str, float]:

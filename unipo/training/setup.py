@@ -190,11 +190,11 @@ def encode_all(
     if isinstance(method.source, SoftDemonstrations):
         encode = StepEncoder(policy.tokenizer, policy.context_window, method.source.traces)
         return tuple(encode(e, tuple(ids)) for e, ids in zip(encoded.examples, encoded.ids, strict=True))
+    compared = max(term.objective.compares for term in method.terms)
     prompts: list[Prompt] = []
     for example, ids in zip(encoded.examples, encoded.ids, strict=True):
         if not example.responses and not method.online:
             raise DataError(f"example {example.id} has no responses, which {method.name} learns from")
-        compared = method.objective.compares
         if compared and len(example.responses) != compared:
             raise DataError(
                 f"example {example.id} has {len(example.responses)} ranked responses, {method.name} compares {compared}: "
