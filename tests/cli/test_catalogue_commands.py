@@ -162,6 +162,11 @@ def test_parts_can_be_exchanged_from_the_command_line(unipo: Call) -> None:
     parts = {p["field"]: p for p in said.json["parts"]}
     assert parts["average"]["part"] == "SequenceSum"
     assert parts["regularisers"]["settings"]["beta"] == 0.5
+    for place in ("0", "SoftOverlong"):
+        said = unipo("explain", "dapo", "--json", "--set", f"shaping.{place}=LengthBonus(strength=0.5)").json
+        assert [(p["part"], p["settings"]["strength"]) for p in said["parts"] if p["field"] == "shaping"] == [
+            ("LengthBonus", 0.5)
+        ]
     without = unipo("explain", "grpo", "--json", "--set", "regularisers=()").json
     assert "regularisers" not in {p["field"] for p in without["parts"]}
 
@@ -179,6 +184,8 @@ def test_parts_can_be_exchanged_from_the_command_line(unipo: Call) -> None:
         ("average=__import__('os').getcwd()", "cannot read"),
         ("selection.0.rounds=3", "has no selection to change"),
         ("regularisers.1.beta=0", "unknown part in"),
+        ("regularisers.0=[]", "regularisers.0 takes exactly one part"),
+        ("regularisers.0=Clipped", "regularisers takes a regulariser such as"),
         ("objective.high", "--set takes PATH=VALUE"),
     ],
 )

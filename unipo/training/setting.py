@@ -1,8 +1,8 @@
 """Settings of a method's parts as a user writes them: {"objective.high": 0.28, "average": "SequenceMean()"}.
 
 A dotted path changes one setting of a part, and its value must be of that setting's type.  A field of the method by
-itself takes a part, written as in Python: "ReferenceKL(beta=0.01)", or "[]" for none; only names of parts and plain
-values are understood, nothing is executed.
+itself, and a member of a list of parts ("shaping.0"), takes a part, written as in Python: "ReferenceKL(beta=0.01)",
+or "[]" for none; only names of parts and plain values are understood, nothing is executed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 import importlib
 import pkgutil
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -52,7 +52,11 @@ def changed(method: Method, changes: Mapping[str, Any]) -> Method:
         if not rest:
             values[head] = _whole(head, value)
             continue
-        hint = _hint(values.get(head, getattr(method, head)), rest.split("."), path)
+        base = values.get(head, getattr(method, head))
+        if isinstance(base, tuple) and rest in _places(base):
+            values[path] = _one(head, value, path)
+            continue
+        hint = _hint(base, rest.split("."), path)
         values[path] = read_part(value) if _is_part(hint) and isinstance(value, str) else fitted(hint, value, path)
     return method.but(**values) if values else method
 
@@ -67,11 +71,23 @@ def _whole(name: str, value: Any) -> Any:
     for item in items:
         if not isinstance(item, kind):
             raise ConfigError(f"{name} takes {_article(kind)} such as {_some(kind)}; got {item!r}")
-    if many:
-        return tuple(items)
+    return tuple(items) if many else _only(items, name, value)
+
+
+def _one(name: str, value: Any, path: str) -> Any:
+    """A part that takes the place of another in a list."""
+    return _only(_whole(name, value), path, value)
+
+
+def _only(items: Sequence[Any], path: str, value: Any) -> Any:
     if len(items) != 1:
-        raise ConfigError(f"{name} takes exactly one part, got {value!r}")
+        raise ConfigError(f"{path} takes exactly one part, got {value!r}")
     return items[0]
+
+
+def _places(parts: tuple[Any, ...]) -> list[str]:
+    """How the members of a list of parts are called."""
+    return [*map(str, range(len(parts))), *(type(x).__name__ for x in parts)]
 
 
 def _article(kind: type[Any]) -> str:
@@ -86,14 +102,15 @@ def _some(kind: type[Any]) -> str:
 
 def _hint(base: Any, path: list[str], full: str) -> Any:
     """Type of the setting at a path below a part (or list of parts). Unknown names are left to `Method.but`."""
+    if not path:
+        return type(base)
     if isinstance(base, tuple):
         at = path[0]
         chosen = [x for i, x in enumerate(base) if at in (str(i), type(x).__name__)]
-        if not chosen or len(path) == 1:
-            names = [*map(str, range(len(base))), *(type(x).__name__ for x in base)]
-            if not base:
-                raise ConfigError(f"{full!r}: this method has no {full.partition('.')[0]} to change")
-            raise unknown(f"part in {full!r}", at, names)
+        if not base:
+            raise ConfigError(f"{full!r}: this method has no {full.partition('.')[0]} to change")
+        if not chosen:
+            raise unknown(f"part in {full!r}", at, _places(base))
         return _hint(chosen[0], path[1:], full)
     if not is_dataclass(base):
         raise ConfigError(f"{full!r}: there is no part here to change (it is {base!r})")
