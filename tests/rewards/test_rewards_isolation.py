@@ -194,7 +194,7 @@ def test_a_reward_keeps_the_function_it_was_made_of_when_its_file_is_edited(tmp_
 def test_a_file_that_fails_to_load_in_the_worker_is_an_error(tmp_path):
     path = tmp_path / "moody.py"
     path.write_text(
-        "import __main__\nif str(__main__.__file__).endswith('worker.py'):\n    raise RuntimeError('not today')\n"
+        "import __main__\nif getattr(__main__, '__file__', '').endswith('worker.py'):\n    raise RuntimeError('not today')\n"
         "def score(completion):\n    return 1.0\n"
     )
     made = FunctionReward(f"{path}:score", workers=1)
