@@ -26,9 +26,9 @@ def train(
 
     model: directory or Hugging Face id (empty: the starter model; settings that suit it are in
     `unipo.training.defaults.STARTER_DEFAULTS`, which only the command applies by itself).  data: file, dataset directory
-    or hub id, or the section `data` as a mapping or object; task: a task's name or object instead.  reward: a Python function, a
-    name such as "maths", or a weighted sum.  method: a name from the catalogue, grpo if none is given.  settings: any
-    key of `TrainConfig`, nested as mappings, with dots or under a short name, e.g. steps=50, lr=1e-5,
+    or hub id, or the section `data` as a mapping or object; task: a task's name or object instead.  reward: a Python
+    function, a name such as "maths", or a weighted sum.  method: a name from the catalogue, grpo if none is given.
+    settings: any key of `TrainConfig`, nested as mappings, with dots or under a short name, e.g. steps=50, lr=1e-5,
     optim={"schedule": "cosine"}, or **{"eval.prompts": 64}.  With resume=True and run=DIRECTORY the settings are those
     the run was started with; of them only steps and log may be given anew, anything else that differs is an error.
     """

@@ -18,32 +18,11 @@ from tests.training.conftest import own_task, quick
 from unipo.push import pack
 from unipo.registry import _METHODS
 from unipo.rewards import resolve_reward
-from unipo.tasks.registry import _TASKS
 from unipo.tasks.task import Example
 
-from .conftest import Said
+from .conftest import PLUGIN_TASK, Said, forget_plugin
 
 Call = Callable[..., Said]
-
-PLUGIN_TASK = """
-from types import SimpleNamespace
-from unipo.tasks.registry import register_task
-from unipo.tasks.task import Example
-from unipo.rewards import resolve_reward
-
-def make():
-    rows = tuple(Example(f"{n}+1=", str(n + 1), id=n) for n in range(8))
-    reward = resolve_reward("numbers")
-    return SimpleNamespace(name="sums-of-a-plugin", train=rows[:4], heldout=rows[4:], reward=reward)
-
-register_task("sums-of-a-plugin", make)
-"""
-
-
-def forget_plugin() -> None:
-    """As in another process, which has not loaded it."""
-    _TASKS.pop("sums-of-a-plugin", None)
-    sys.modules.pop("unipo_plugin_own_task", None)
 
 
 @pytest.fixture(scope="module")

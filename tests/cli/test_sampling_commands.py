@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,31 +13,10 @@ import unipo as library
 from tests.training.conftest import quick, weights
 from unipo.policy.model import load_policy
 from unipo.policy.spec import PolicySpec
-from unipo.tasks.registry import _TASKS
 
 from .conftest import Said
 
 Call = Callable[..., Said]
-
-PLUGIN_TASK = """
-from types import SimpleNamespace
-from unipo.tasks.registry import register_task
-from unipo.tasks.task import Example
-from unipo.rewards import resolve_reward
-
-def make():
-    rows = tuple(Example(f"{n}+1=", str(n + 1), id=n) for n in range(8))
-    reward = resolve_reward("numbers")
-    return SimpleNamespace(name="sums-of-a-plugin", train=rows[:4], heldout=rows[4:], reward=reward)
-
-register_task("sums-of-a-plugin", make)
-"""
-
-
-def forget_plugin() -> None:
-    """As in another process, which has not loaded it."""
-    _TASKS.pop("sums-of-a-plugin", None)
-    sys.modules.pop("unipo_plugin_own_task", None)
 
 
 def test_generate_prints_one_json_line_per_response(unipo: Call) -> None:

@@ -75,7 +75,7 @@ def run_updates(
     if old_logp == "behaviour" and batch.has("behaviour_logp") and not batch.has("old_logp"):
         batch = batch.with_columns(None, old_logp=batch.behaviour_logp)
     batch = provide_for_loss(method, batch, scorer, skip=("old_logp",) if old_logp == "live" else ())
-    old_is_current = old_logp == "recompute" or (old_logp != "stored" and written_now(batch, policy))
+    old_is_current = old_logp == "recompute" or (old_logp != "stored" and _written_now(batch, policy))
     for _ in range(method.source.epochs):
         report.passes += method.divergence is not None
         for minibatch in batch.split_prompts(min(method.source.minibatches, batch.layout.n_prompts)):
@@ -93,7 +93,7 @@ def run_updates(
     return merge_reports(ranks.gather_objects(report)) if ranks.world > 1 else report
 
 
-def written_now(batch: Batch, policy: Policy) -> bool:
+def _written_now(batch: Batch, policy: Policy) -> bool:
     """Did the present weights write every token, so that the sampler's log-probs are the current policy's?"""
     if batch.has("demonstration") and bool(batch.demonstration.any()):
         return False
